@@ -1,0 +1,50 @@
+"""3D Gaussians as one value: activated, in world coordinates, ready for a rasteriser."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Gaussians:
+    """N Gaussians with any batch axes in front.
+
+    Shapes: `means` [..., N, 3] world; `scales` [..., N, 3] linear standard deviations; `quats` [..., N, 4] unit, wxyz, local
+    axes to world; `opacities` [..., N] in 0..1; `sh` [..., N, K, 3] spherical harmonics in the 3DGS real basis, K = (degree + 1)^2,
+    colour = 0.5 + sum(sh * basis). Raises ValueError when shapes disagree.
+    """
+
+    means: Tensor
+    scales: Tensor
+    quats: Tensor
+    opacities: Tensor
+    sh: Tensor
+
+    def __post_init__(self):
+        lead = self.means.shape[:-1]
+        want = {"means": (*lead, 3), "scales": (*lead, 3), "quats": (*lead, 4), "opacities": (*lead,)}
+        for name, shape in want.items():
+            if tuple(getattr(self, name).shape) != shape:
+                raise ValueError(f"Gaussians.{name} must be {shape}, got {tuple(getattr(self, name).shape)}")
+        bands = self.sh.shape[-2] if self.sh.ndim >= 2 else 0
+        if self.sh.shape[:-2] != lead or self.sh.shape[-1] != 3 or bands not in (1, 4, 9, 16):
+            raise ValueError(f"Gaussians.sh must be {(*lead, '1|4|9|16', 3)}, got {tuple(self.sh.shape)}")
+
+    @property
+    def count(self) -> int:
+        """N, the number of Gaussians in each batch element."""
+        return self.means.shape[-2]
+
+    @property
+    def sh_degree(self) -> int:
+        return {1: 0, 4: 1, 9: 2, 16: 3}[self.sh.shape[-2]]
+
+    def to(self, *args, **kwargs) -> Gaussians:
+        return Gaussians(*(getattr(self, f.name).to(*args, **kwargs) for f in fields(self)))
+
+    def select(self, index) -> Gaussians:
+        """The Gaussians at `index` along N (a mask, slice or index tensor); batch axes are kept."""
+        lead = (slice(None),) * (self.means.ndim - 2)
+        return Gaussians(*(getattr(self, f.name)[(*lead, index)] for f in fields(self)))
