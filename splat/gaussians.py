@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
+import torch
 from torch import Tensor
+
+from geometry.rotations import left_product_matrices, quats_from_matrices
 
 
 @dataclass(frozen=True)
 class Gaussians:
     """N Gaussians with any batch axes in front.
 
-    Shapes: `means` [..., N, 3] world; `scales` [..., N, 3] linear standard deviations; `quats` [..., N, 4] unit, wxyz, local
-    axes to world; `opacities` [..., N] in 0..1; `sh` [..., N, K, 3] spherical harmonics in the 3DGS real basis, K = (degree + 1)^2,
-    colour = 0.5 + sum(sh * basis). Raises ValueError when shapes disagree.
+    Shapes: `means` [..., N, 3] world; `scales` [..., N, 3] linear standard deviations; `quats` [..., N, 4] unit, wxyz,
+    local axes to world; `opacities` [..., N] in 0..1; `sh` [..., N, K, 3] spherical harmonics in the 3DGS real basis,
+    K = (degree + 1)^2, colour = 0.5 + sum(sh * basis). Raises ValueError when shapes disagree.
     """
 
     means: Tensor
@@ -48,3 +51,23 @@ class Gaussians:
         """The Gaussians at `index` along N (a mask, slice or index tensor); batch axes are kept."""
         lead = (slice(None),) * (self.means.ndim - 2)
         return Gaussians(*(getattr(self, f.name)[(*lead, index)] for f in fields(self)))
+
+
+def transform(gaussians: Gaussians, rotation: Tensor, translation: Tensor, scale: Tensor | float = 1.0) -> Gaussians:
+    """Gaussians after the world is moved by the similarity x -> scale * rotation @ x + translation.
+
+    The counterpart of `geometry.cameras.transform`: both moved alike, pictures stay the same and depths grow by `scale`.
+    Shapes: `rotation` [..., 3, 3], `translation` [..., 3], `scale` (a number or [...]), broadcast against the batch axes.
+    """
+    from splat.sh import rotate_sh
+
+    scale = torch.as_tensor(scale, dtype=gaussians.means.dtype, device=gaussians.means.device)
+    rotation, translation = rotation.to(gaussians.means), translation.to(gaussians.means)
+    turn = left_product_matrices(quats_from_matrices(rotation))
+    return Gaussians(
+        means=scale[..., None, None] * (gaussians.means @ rotation.transpose(-1, -2)) + translation[..., None, :],
+        scales=scale[..., None, None] * gaussians.scales,
+        quats=gaussians.quats @ turn.transpose(-1, -2),
+        opacities=gaussians.opacities,
+        sh=rotate_sh(gaussians.sh, rotation),
+    )
