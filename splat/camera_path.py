@@ -27,7 +27,7 @@ def orbit(cameras: Cameras, focus: float, frames: int = 120) -> Cameras:
         raise ValueError(f"orbit takes cameras [V], at least one, got {tuple(cameras.shape)}")
     if not focus > 0 or frames < 1:
         raise ValueError(f"orbit needs a focus distance > 0 and a frame or more, got {focus} and {frames}")
-    c2w, K = cameras.c2w.detach().double(), cameras.K.detach().double()
+    c2w, K = (x.detach().to("cpu", torch.float64) for x in (cameras.c2w, cameras.K))
     order = _closed_order(_distances(c2w, focus))
     rotations, centers, K = _walk(c2w[order], K[order], focus, frames)
     rotations, centers, K = (_smooth(x, _SMOOTHING * frames / len(order)) for x in (rotations, centers, K))

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from geometry.cameras import Cameras, unproject
 from splat.gaussians import Gaussians
+from splat.sh import C0
 
-_SH_CONSTANT = 0.28209479177387814
 # Standard deviation in pixels at which neighbouring splats close the surface without blurring it much.
 _FOOTPRINT = 0.6
 _MAX_OPACITY = 0.95
@@ -30,6 +30,4 @@ def splats_from_depth(images: Tensor, depth: Tensor, confidence: Tensor | None, 
         opacities = _MAX_OPACITY * (confidence / confidence[good].median().clamp_min(1e-8)).clamp(0, 1)
     colors = images.movedim(-3, -1)[good]
     quats = means.new_tensor([1.0, 0.0, 0.0, 0.0]).expand(len(means), 4)
-    return Gaussians(
-        means, scales[:, None].expand(-1, 3), quats, opacities[good], ((colors - 0.5) / _SH_CONSTANT)[:, None]
-    )
+    return Gaussians(means, scales[:, None].expand(-1, 3), quats, opacities[good], ((colors - 0.5) / C0)[:, None])

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from geometry.rotations import left_product_matrices, quats_from_matrices
+from splat.sh import sh_basis
 
 
 @dataclass(frozen=True)
@@ -56,11 +57,9 @@ class Gaussians:
 def transform(gaussians: Gaussians, rotation: Tensor, translation: Tensor, scale: Tensor | float = 1.0) -> Gaussians:
     """Gaussians after the world is moved by the similarity x -> scale * rotation @ x + translation.
 
-    The counterpart of `geometry.cameras.transform`: both moved alike, pictures stay the same and depths grow by `scale`.
-    Shapes: `rotation` [..., 3, 3], `translation` [..., 3], `scale` (a number or [...]), broadcast against the batch axes.
+    With cameras moved alike (`geometry.cameras.transform`) pictures stay the same and depths grow by `scale`.
+    Shapes: `rotation` [..., 3, 3], `translation` [..., 3], `scale` (a number or [...]), broadcast to the batch axes.
     """
-    from splat.sh import rotate_sh
-
     scale = torch.as_tensor(scale, dtype=gaussians.means.dtype, device=gaussians.means.device)
     rotation, translation = rotation.to(gaussians.means), translation.to(gaussians.means)
     turn = left_product_matrices(quats_from_matrices(rotation))
@@ -69,5 +68,15 @@ def transform(gaussians: Gaussians, rotation: Tensor, translation: Tensor, scale
         scales=scale[..., None, None] * gaussians.scales,
         quats=gaussians.quats @ turn.transpose(-1, -2),
         opacities=gaussians.opacities,
-        sh=rotate_sh(gaussians.sh, rotation),
+        sh=_sh_rotation(rotation, gaussians.sh_degree)[..., None, :, :] @ gaussians.sh,
     )
+
+
+def _sh_rotation(rotation: Tensor, degree: int) -> Tensor:
+    """Matrices [..., K, K] on SH coefficients: the rotated colour at direction d is the old one at R^T d."""
+    # The bands of a degree are closed under rotation, so any 64 directions in general position determine the matrix.
+    generator = torch.Generator().manual_seed(0)
+    directions = torch.nn.functional.normalize(torch.randn(64, 3, generator=generator, dtype=torch.float64), dim=-1)
+    directions = directions.to(rotation.device)
+    before = sh_basis(directions @ rotation.double(), degree)
+    return (torch.linalg.pinv(sh_basis(directions, degree)) @ before).to(rotation)

@@ -1,0 +1,59 @@
+"""Photographs (a folder, a video, COLMAP or transforms.json) to 3D Gaussians.
+
+OUT receives scene.ply, cameras.json, depth/ (16-bit PNGs and their scale), contact.png and orbit.mp4, all or none.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+
+@dataclass(frozen=True)
+class Options:
+    photos: Annotated[Positional[Path], arg(metavar="PHOTOS")]
+    """folder of photos, one photo, a video, a COLMAP folder, or a transforms.json or its folder"""
+    out: Annotated[Path, arg(aliases=["-o"])]
+    """new folder for the results"""
+    weights: str = "nano"
+    """network: nano, small, base, large, giant, a folder, a .safetensors file, or a Hugging Face id owner/name"""
+    views: int | None = None
+    """how many views to use, spread over the scene; default: all, at most 12"""
+    size: int = 252
+    """long side in pixels at which the network sees the photos; more shows finer detail and takes more memory"""
+    device: str = "auto"
+    """auto (the GPU if there is one), cpu, cuda, cuda:1, ..."""
+    overwrite: bool = False
+    """replace OUT if it exists"""
+
+
+def run(options: Options) -> int:
+    """Reconstruct and save; the lines that say what happens go to stderr, the folder of the results to stdout."""
+    from splat.atomic import check_target
+
+    # Said before the work, not after it.
+    check_target(options.out, options.overwrite)
+    from raysplat.pipeline import reconstruct
+    from splat.outputs import save
+
+    start = time.perf_counter()
+    result = reconstruct(
+        options.photos,
+        options.weights,
+        options.views,
+        options.size,
+        options.device,
+        report=lambda line: print(line, file=sys.stderr),
+    )
+    took = time.perf_counter() - start
+    print(f"{result.gaussians.count} Gaussians after {took:.1f} s; writing pictures and video", file=sys.stderr)
+    dropped = save(result, options.out, options.overwrite)
+    if dropped:
+        print(f"{dropped} Gaussians that are not finite were left out", file=sys.stderr)
+    print(options.out)
+    return 0

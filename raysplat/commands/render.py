@@ -1,0 +1,69 @@
+"""Pictures or a video of Gaussians in a .ply.
+
+OUT ending in .mp4 becomes a video on a smooth path past the cameras; else a folder with one PNG for each camera.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+
+@dataclass(frozen=True)
+class Options:
+    scene: Annotated[Positional[Path], arg(metavar="SCENE.PLY")]
+    """Gaussians, in the layout of the original 3D Gaussian splatting"""
+    out: Annotated[Path, arg(aliases=["-o"])]
+    """new folder for pictures, or a name ending in .mp4"""
+    cameras: Path | None = None
+    """cameras.json to look through; default: the one beside the scene"""
+    size: int | None = None
+    """long side of the pictures in pixels; default: as the cameras say"""
+    device: str = "auto"
+    """auto (the GPU if there is one), cpu, cuda, cuda:1, ..."""
+    overwrite: bool = False
+    """replace OUT if it exists"""
+
+
+def run(options: Options) -> int:
+    """Render; prints where the result is."""
+    from splat.atomic import check_target, whole_folder
+
+    video = options.out.suffix.lower() == ".mp4"
+    if not video:
+        check_target(options.out, options.overwrite)
+    elif options.out.exists() and not options.overwrite:
+        raise FileExistsError(f"{options.out} exists; choose another name or pass --overwrite")
+    if options.size is not None and options.size < 2:
+        raise ValueError(f"--size must be 2 pixels or more, got {options.size}")
+    from PIL import Image
+
+    from geometry.cameras import resize
+    from geometry.images import fit_size, to_uint8
+    from raysplat.pipeline import pick_device
+    from splat.cameras_json import read_cameras
+    from splat.outputs import FPS, file_names, orbit_frames, render_views
+    from splat.ply import read_ply
+    from splat.video import write_mp4
+
+    device = pick_device(options.device)
+    gaussians = read_ply(options.scene).to(device)
+    cameras, names = read_cameras(options.cameras or options.scene.with_name("cameras.json"))
+    if options.size is not None:
+        cameras = resize(cameras, fit_size([cameras.size], options.size))
+    cameras = cameras.to(device)
+    if video:
+        _, depth = render_views(gaussians, cameras)
+        if not bool((depth > 0).any()):
+            raise ValueError(f"the cameras see nothing of {options.scene}; do they belong to it?")
+        write_mp4(options.out, orbit_frames(gaussians, cameras, float(depth[depth > 0].median())), FPS)
+    else:
+        with whole_folder(options.out, options.overwrite) as folder:
+            for i, name in enumerate(file_names(names)):
+                color, _ = render_views(gaussians, cameras[i : i + 1])
+                Image.fromarray(to_uint8(color[0])).save(folder / f"{name}.png")
+    print(options.out)
+    return 0

@@ -1,0 +1,128 @@
+"""From a scene as it lies on disk to a reconstruction: choose views, find poses, load the network, run it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from geometry.pose_check import check_poses
+from geometry.scene import Scene, open_scene
+from geometry.scene import views as load_views
+from geometry.sfm import PosesNotFound, reconstruct_poses
+from geometry.view_selection import farthest_points, pose_distance
+from splat.model import GaussianModel
+from splat.reconstruct import Reconstruction, estimate_bytes
+from splat.reconstruct import reconstruct as reconstruct_views
+
+# More views than this are thinned out unless asked for: each costs time and memory, and neighbours repeat each other.
+MOST_VIEWS = 12
+# Structure from motion matches every pair of photos, so its time grows with the square of their number.
+MOST_PHOTOS_TO_POSE = 60
+
+
+def reconstruct(
+    scene: Scene | str | Path,
+    weights: str | Path = "nano",
+    views: int | Sequence[int] | None = None,
+    size: int = 252,
+    device: str = "auto",
+    report: Callable[[str], None] = lambda line: None,
+) -> Reconstruction:
+    """Reconstruct a scene (or what `open_scene` opens) with a network by name, folder, file or hub id.
+
+    `views` is how many to use, spread over the scene (default: all, at most 12), or which, as indices. `size` is the
+    long side in pixels that the network sees. `device` is "auto" (the GPU, if there is one), "cpu", "cuda" or "cuda:1".
+    Progress and notes go to `report`, a line each. A network that needs poses gets them from structure from motion
+    where the scene has none; if that fails, the network predicts them. Raises ValueError, OSError, ImportError, or
+    MemoryError.
+    """
+    if not isinstance(scene, Scene):
+        scene = open_scene(scene)
+    for note in scene.notes:
+        report(note)
+    if views is not None and not isinstance(views, int):
+        scene, views = scene.select(_checked(scene, views)), len(set(views))
+    device = pick_device(device)
+    model = GaussianModel.from_pretrained(weights)
+    if size < model.config.backbone.patch:
+        raise ValueError(f"size {size} is too small; the network needs {model.config.backbone.patch} pixels or more")
+    notes: list[str] = []
+    if scene.w2c is None and model.config.cue is not None and len(scene) > 1:
+        scene, note = _find_poses(scene, views, report)
+        notes.append(note)
+        views = None if views is None else min(views, len(scene))
+    indices = choose_views(scene, views)
+    if len(indices) < len(scene):
+        report(f"using {len(indices)} of {len(scene)} views (--views chooses how many)")
+    images, cameras = load_views(scene, indices, size, multiple=model.config.backbone.patch)
+    if cameras is not None and len(indices) > 1:
+        check = check_poses(images, cameras)
+        if check.suspicious:
+            notes.append(f"warning: {check.message}")
+            report(notes[-1])
+    h, w = images.shape[-2:]
+    need = estimate_bytes(model, len(images), (h, w)) / 1e9
+    report(f"{model.config.name}: {len(images)} views of {h}x{w} on {device}, about {need:.1f} GB of memory")
+    result = reconstruct_views(images, cameras, model.to(device), tuple(scene.names[i] for i in indices))
+    for note in result.notes:
+        report(note)
+    if result.depth.is_cuda and find_spec("gsplat") is None:
+        report("gsplat is not installed, so the CPU renders: pip install 'raysplat[gs]' (raysplat doctor says more)")
+        result = result.to("cpu")
+    return replace(result, notes=(*notes, *result.notes))
+
+
+def choose_views(scene: Scene, count: int | None = None) -> list[int]:
+    """Indices of `count` views, ascending: far apart from each other where poses are known, else evenly spread.
+
+    None means all, at most 12. Raises ValueError when the scene has fewer.
+    """
+    total = len(scene)
+    count = min(total, MOST_VIEWS) if count is None else count
+    if not 1 <= count <= total:
+        raise ValueError(f"{count} views are asked for, but {scene.root} has {total}")
+    if scene.w2c is not None:
+        return sorted(farthest_points(pose_distance(scene.w2c), count))
+    return _spread(total, count)
+
+
+def pick_device(device: str) -> str:
+    """The device that "auto" means here; ValueError when the device named cannot be used."""
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device '{device}' cannot be used here; try --device cpu, and see raysplat doctor") from error
+    return device
+
+
+def _find_poses(scene: Scene, views: int | None, report: Callable[[str], None]) -> tuple[Scene, str]:
+    """The scene with poses if they can be found, and a line that says where they come from."""
+    most = max(MOST_PHOTOS_TO_POSE, views or 0)
+    photos = scene.select(_spread(len(scene), most)) if len(scene) > most else scene
+    report(f"no camera poses given: looking for them in {len(photos)} photos (structure from motion)")
+    try:
+        posed = reconstruct_poses(photos)
+    except (PosesNotFound, ImportError) as error:
+        note = f"no poses found ({error}); the network predicts them instead, expect less"
+        report(note)
+        return scene, note
+    note = f"poses of {len(posed)} of {len(photos)} photos found; scale and orientation of the world are arbitrary"
+    report(note)
+    return posed, note
+
+
+def _checked(scene: Scene, indices: Sequence[int]) -> list[int]:
+    if not len(indices) or not all(0 <= i < len(scene) for i in indices):
+        raise ValueError(f"views must be indices from 0 to {len(scene) - 1}, got {list(indices)}")
+    return sorted(set(indices))
+
+
+def _spread(total: int, count: int) -> list[int]:
+    return [int(i) for i in np.linspace(0, total - 1, count).round()]
