@@ -1,0 +1,191 @@
+"""Photographs to geometry: the any-view network of Depth Anything 3 (paper section 3)."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from geometry.backbone import Backbone
+from geometry.camera_heads import CameraDecoder, CameraEncoder, decode_cameras
+from geometry.cameras import Cameras
+from geometry.dpt import DualDPT
+from geometry.presets import PATCH, NetworkConfig
+from geometry.reference_view import check_strategy
+from geometry.tables import image_statistics
+
+if TYPE_CHECKING:
+    from geometry.cue import Cue
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """What the network knows of V views, in one frame.
+
+    Shapes: `depth` [..., V, H, W] z-depth above 0; `confidence` [..., V, H, W] above 1; `rays` [..., V, h, w, 6],
+    unnormalised direction and camera centre in the world, and `ray_confidence` [..., V, h, w], or None when not asked
+    for; `cameras` [..., V] at (H, W). Raises ValueError when shapes disagree.
+    """
+
+    depth: Tensor
+    confidence: Tensor
+    rays: Tensor | None
+    ray_confidence: Tensor | None
+    cameras: Cameras
+
+    def __post_init__(self):
+        lead, size = self.depth.shape[:-2], tuple(self.depth.shape[-2:])
+        if self.confidence.shape != self.depth.shape:
+            raise ValueError(
+                f"Geometry.confidence must be {tuple(self.depth.shape)}, got {tuple(self.confidence.shape)}"
+            )
+        if self.cameras.shape != lead or tuple(self.cameras.size) != size:
+            raise ValueError(
+                f"Geometry.cameras must be {tuple(lead)} at {size}, "
+                f"got {tuple(self.cameras.shape)} at {self.cameras.size}"
+            )
+        if (self.rays is None) != (self.ray_confidence is None):
+            raise ValueError("Geometry.rays and Geometry.ray_confidence must both be given or both be None")
+        if self.rays is not None and (
+            self.rays.shape[:-3] != lead or self.rays.shape != (*self.ray_confidence.shape, 6)
+        ):
+            raise ValueError(
+                f"Geometry.rays must be {tuple(lead)} + (h, w, 6) beside ray_confidence "
+                f"{tuple(self.ray_confidence.shape)}, got {tuple(self.rays.shape)}"
+            )
+
+    def to(self, *args, **kwargs) -> Geometry:
+        maps = (self.depth, self.confidence, self.rays, self.ray_confidence)
+        return Geometry(*(m if m is None else m.to(*args, **kwargs) for m in maps), self.cameras.to(*args, **kwargs))
+
+
+@dataclass(frozen=True)
+class Features:
+    """What `encode` hands to the heads."""
+
+    images: Tensor  # [B, V, 3, H, W] in [0, 1], as given
+    cameras: Cameras | None  # [B, V], as given
+    patches: tuple[Tensor, ...]  # four times [B, V, P, 2E]
+    camera: Tensor  # [B, V, 2E]
+    cue: Cue | None  # of the matching cue, where the network has one and poses were given
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the images."""
+        return tuple(self.images.shape[-2:])
+
+    @property
+    def lateral(self) -> Tensor | None:
+        """[B*V, F, 4ph, 4pw] for the finest level of the dense heads."""
+        return None if self.cue is None else self.cue.lateral
+
+    @property
+    def log_depth(self) -> Tensor | None:
+        """[B, V, H, W] that the depth head refines."""
+        return None if self.cue is None else self.cue.log_depth
+
+
+class GeometryNetwork(nn.Module):
+    """Depth and cameras from any number of views, posed or not.
+
+    The backbone follows the autocast of its caller. Cameras always run in float32, and so do the dense heads unless
+    `config.precision` is "autocast".
+    """
+
+    def __init__(self, config: NetworkConfig):
+        super().__init__()
+        self.config = config
+        dim = config.backbone.dim
+        self.backbone = Backbone(config.backbone)
+        self.head = DualDPT(2 * dim, config.head)
+        self.cam_enc = CameraEncoder(dim, config.camera)
+        self.cam_dec = CameraDecoder(2 * dim)
+        self.cue = None
+        if config.cue is not None:
+            from geometry.cue import MatchingCue
+
+            self.cue = MatchingCue(config.cue, dim, config.head.features)
+
+    def encode(
+        self, images: Tensor, cameras: Cameras | None = None, *, reference_view: str = "saddle_balanced"
+    ) -> Features:
+        """Features of images [B, V, 3, H, W] in [0, 1].
+
+        `cameras` [B, V], if given, must be normalised (`normalize_cameras`). `reference_view` chooses the view whose
+        frame becomes the world when there are three or more and no cameras. ValueError for sizes that do not fit.
+        """
+        self.check(images, cameras)
+        check_strategy(reference_view)
+        tokens, cue = None, None
+        if cameras is not None:
+            with in_float32(images):
+                tokens = self.cam_enc(cameras)
+            # One view has nothing to be matched against.
+            if self.cue is not None and images.shape[1] > 1:
+                cue = self.cue(images, cameras)
+        patches, camera = self.backbone(
+            normalize_images(images),
+            tokens,
+            reference_view=reference_view,
+            patch_bias=None if cue is None else cue.patch_bias,
+            relative=None if cue is None else cue.relative,
+        )
+        return Features(images, cameras, patches, camera, cue)
+
+    def decode(self, features: Features, *, rays: bool = False) -> Geometry:
+        """Geometry from features; the ray branch runs only when asked for."""
+        with self.head_precision(features.images):
+            maps = self.head(
+                features.patches, features.size, lateral=features.lateral, log_depth=features.log_depth, rays=rays
+            )
+        if features.cameras is not None and self.config.cameras_given == "given":
+            return Geometry(*maps, features.cameras)
+        return Geometry(*maps, self.predict_cameras(features))
+
+    def predict_cameras(self, features: Features) -> Cameras:
+        """The cameras [B, V] that the network sees, whatever was given."""
+        with in_float32(features.images):
+            return decode_cameras(self.cam_dec(features.camera.float()), features.size)
+
+    def forward(
+        self,
+        images: Tensor,
+        cameras: Cameras | None = None,
+        *,
+        reference_view: str = "saddle_balanced",
+        rays: bool = False,
+    ) -> Geometry:
+        """`encode`, then `decode`."""
+        return self.decode(self.encode(images, cameras, reference_view=reference_view), rays=rays)
+
+    def head_precision(self, like: Tensor) -> AbstractContextManager:
+        """The context in which dense heads run."""
+        return nullcontext() if self.config.precision == "autocast" else in_float32(like)
+
+    def check(self, images: Tensor, cameras: Cameras | None) -> None:
+        if images.ndim != 5 or images.shape[2] != 3 or images.shape[1] == 0:
+            raise ValueError(f"images must be [B, V, 3, H, W] with V > 0, got {tuple(images.shape)}")
+        height, width = images.shape[-2:]
+        if height % PATCH or width % PATCH or 0 in (height, width):
+            raise ValueError(f"image height and width must be multiples of {PATCH}, got {height} x {width}")
+        if cameras is None:
+            return
+        if cameras.shape != images.shape[:2] or tuple(cameras.size) != (height, width):
+            raise ValueError(
+                f"cameras must be {tuple(images.shape[:2])} at {(height, width)} like the images, "
+                f"got {tuple(cameras.shape)} at {cameras.size}"
+            )
+
+
+def normalize_images(images: Tensor) -> Tensor:
+    """Images [..., 3, H, W] in [0, 1] with ImageNet's mean and deviation taken out."""
+    mean, std = image_statistics(images.device)
+    return (images - mean) / std
+
+
+def in_float32(like: Tensor) -> AbstractContextManager:
+    """A context without autocast on the device of `like`."""
+    return torch.autocast(like.device.type, enabled=False)

@@ -1,0 +1,44 @@
+"""The Gaussian head: patch features and the image itself to raw Gaussian parameters per pixel (paper section 3.4)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from geometry.dpt import Pyramid, add_position, in_chunks, resample
+from geometry.presets import GaussianHeadConfig
+
+
+class GaussianHead(Pyramid):
+    """A dense head that also sees the image at full resolution; parameter names are those of the checkpoints."""
+
+    def __init__(self, dim_in: int, config: GaussianHeadConfig):
+        super().__init__(dim_in, config, channels_out=config.channels + 1)
+        features = config.features
+        self.images_merger = nn.Sequential(
+            nn.Conv2d(3, features // 8, 3, padding=1),
+            nn.GELU(),
+            nn.Conv2d(features // 8, features // 4, 3, padding=1),
+            nn.GELU(),
+            nn.Conv2d(features // 4, features // 2, 3, padding=1),
+            nn.GELU(),
+        )
+
+    def forward(
+        self, patches: tuple[Tensor, ...], images: Tensor, *, lateral: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Raw values [B, V, H, W, C] (see `splat.adapter`) and opacity [B, V, H, W] in 0..1.
+
+        Shapes: four `patches` [B, V, P, dim_in]; normalised `images` [B, V, 3, H, W]; `lateral` [B*V, F, 4ph, 4pw].
+        """
+        lead, size = images.shape[:2], tuple(images.shape[-2:])
+
+        def run(lateral: Tensor | None, images: Tensor, *tokens: Tensor) -> list[Tensor]:
+            x = resample(self.scratch.output_conv1(self.fuse(self.levels(list(tokens), size, lateral))), size)
+            x = self.scratch.output_conv2(add_position(x + self.images_merger(images), size))
+            x = x.float().permute(0, 2, 3, 1)
+            return [x[..., :-1], torch.sigmoid(x[..., -1])]
+
+        flat = (tokens.flatten(0, 1) for tokens in patches)
+        raw, opacity = in_chunks(run, lateral, images.flatten(0, 1), *flat)
+        return raw.unflatten(0, lead), opacity.unflatten(0, lead)

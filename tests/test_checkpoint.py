@@ -1,0 +1,219 @@
+"""Weights on disk: round trips, the published layout, and one clear line for whatever is wrong."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pickle
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from geometry.presets import PRESETS
+from splat import checkpoint
+from splat.checkpoint import locate, show_licence
+from splat.model import GaussianModel
+from tests.tiny_networks import images, tiny_model
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_model("a")
+
+
+@pytest.fixture
+def saved(model, tmp_path):
+    model.save_pretrained(tmp_path / "tiny")
+    return tmp_path / "tiny"
+
+
+def test_round_trip(model, saved):
+    loaded = GaussianModel.from_pretrained(saved)
+    assert loaded.config == model.config and not loaded.training
+    assert all(a.equal(b) for a, b in zip(loaded.state_dict().values(), model.state_dict().values()))
+    assert loaded.head.scratch.output_conv2_aux[0][2] is loaded.head.scratch.output_conv2_aux[3][2]
+    assert loaded.head.scratch.output_conv2_aux[3][2].weight is loaded.head.scratch.output_conv2_aux[0][2].weight
+    inputs = images(2, (28, 28))
+    assert loaded.geometry(inputs).depth.equal(model.geometry(inputs).depth)
+    assert all(p.requires_grad for p in loaded.parameters())
+    assert sorted(p.name for p in saved.iterdir()) == ["config.json", "model.safetensors"]
+
+
+def test_the_file_has_the_published_layout(model, saved):
+    tensors = load_file(saved / "model.safetensors")
+    assert len(tensors) == len(list(model.parameters()))
+    assert all(name.startswith("model.") for name in tensors)
+    assert "model.head.scratch.output_conv2_aux.0.2.weight" in tensors
+    assert "model.head.scratch.output_conv2_aux.3.2.weight" not in tensors
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_read_as_float32(model, tmp_path, dtype):
+    model.save_pretrained(tmp_path, dtype)
+    assert {t.dtype for t in load_file(tmp_path / "model.safetensors").values()} == {dtype}
+    loaded = GaussianModel.from_pretrained(tmp_path)
+    for name, parameter in loaded.named_parameters():
+        assert parameter.dtype == torch.float32
+        assert parameter.equal(model.state_dict()[name].to(dtype).float())
+
+
+def test_a_file_alone_with_a_configuration_beside_it(saved, tmp_path):
+    (tmp_path / "mine.safetensors").write_bytes((saved / "model.safetensors").read_bytes())
+    with pytest.raises(OSError, match="no configuration beside it"):
+        GaussianModel.from_pretrained(tmp_path / "mine.safetensors")
+    (tmp_path / "mine.json").write_text((saved / "config.json").read_text())
+    GaussianModel.from_pretrained(tmp_path / "mine.safetensors")
+    GaussianModel.from_pretrained(str(saved / "model.safetensors"))
+
+
+def test_names_without_prefix_and_repeated_norms_are_read(model, saved):
+    path = saved / "model.safetensors"
+    tensors = {name.removeprefix("model."): tensor for name, tensor in load_file(path).items()}
+    tensors["head.scratch.output_conv2_aux.3.2.weight"] = torch.full((32,), 9.0)  # the first name counts
+    save_file(tensors, path)
+    loaded = GaussianModel.from_pretrained(saved)
+    assert loaded.head.scratch.output_conv2_aux[3][2].weight.equal(model.head.scratch.output_conv2_aux[0][2].weight)
+
+
+def test_published_configuration(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_name": "da3-giant", "config": {"anything": 1}}))
+    assert locate(tmp_path)[1] is PRESETS["giant"]
+    (tmp_path / "config.json").write_text(json.dumps({"model_name": "da3nested-giant-large"}))
+    with pytest.raises(ValueError, match="'da3nested-giant-large' is not among small"):
+        locate(tmp_path)
+
+
+def test_everything_that_does_not_fit_is_listed(saved):
+    path = saved / "model.safetensors"
+    tensors = load_file(path)
+    for block in range(8):
+        del tensors[f"model.backbone.pretrained.blocks.{block}.norm1.bias"]
+    tensors["model.extra"] = torch.zeros(3)
+    tensors["model.cam_dec.fc_t.bias"] = torch.zeros(4)
+    save_file(tensors, path)
+    with pytest.raises(ValueError) as error:
+        GaussianModel.from_pretrained(saved)
+    message = str(error.value)
+    assert "8 missing (backbone.pretrained.blocks.0.norm1.bias, " in message and "and 3 more)" in message
+    assert "1 unexpected (extra)" in message
+    assert "1 misshapen (cam_dec.fc_t.bias (4,) instead of (3,))" in message
+    assert "\n" not in message
+
+
+def test_other_stored_types(saved):
+    path = saved / "model.safetensors"
+    tensors = load_file(path)
+    tensors["model.cam_dec.fc_t.bias"] = torch.zeros(3, dtype=torch.int64)
+    save_file(tensors, path)
+    with pytest.raises(ValueError, match=r"cam_dec.fc_t.bias is stored as torch.int64"):
+        GaussianModel.from_pretrained(saved)
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (pickle.dumps({"a": 1}), "a pickle"),
+        (b"PK\x03\x04 and so on, as torch.save writes it", "a pickle"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "Git LFS pointer"),
+        (b"", "not a .safetensors file"),
+        (b"<html>404</html>", "not a .safetensors file"),
+        (b"\xff\xff\xff\xff\xff\xff\xff\x00{}", "damaged or cut off"),
+    ],
+)
+def test_files_that_are_something_else(saved, content, message):
+    (saved / "model.safetensors").write_bytes(content)
+    with pytest.raises(OSError, match=message) as error:
+        GaussianModel.from_pretrained(saved)
+    assert "\n" not in str(error.value) and str(saved) in str(error.value)
+
+
+def test_a_file_cut_off(saved):
+    path = saved / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(OSError, match="damaged or cut off"):
+        GaussianModel.from_pretrained(saved)
+
+
+def test_pickles_are_refused_by_name(saved):
+    path = saved / "weights.pt"
+    path.write_bytes((saved / "model.safetensors").read_bytes())
+    with pytest.raises(OSError, match="only .safetensors files are loaded"):
+        GaussianModel.from_pretrained(path)
+
+
+def test_wrong_configurations(saved):
+    config = saved / "config.json"
+    values = json.loads(config.read_text())
+    config.write_text(json.dumps(values | {"colour": 1}))
+    with pytest.raises(ValueError, match=r"config.json: config has the unknown key 'colour'"):
+        GaussianModel.from_pretrained(saved)
+    config.write_text("{")
+    with pytest.raises(OSError, match="not valid JSON"):
+        GaussianModel.from_pretrained(saved)
+    config.unlink()
+    with pytest.raises(OSError, match="config.json: missing"):
+        GaussianModel.from_pretrained(saved)
+
+
+def test_unknown_names():
+    with pytest.raises(OSError, match=r"nowhere: no such file or folder, and not a known model \(nano, small"):
+        GaussianModel.from_pretrained("nowhere")
+
+
+def test_offline(monkeypatch, tmp_path):
+    hub = pytest.importorskip("huggingface_hub")
+
+    def refuse(*_, **__):
+        raise hub.errors.LocalEntryNotFoundError("no connection\nand many more lines")
+
+    monkeypatch.setattr(hub, "hf_hub_download", refuse)
+    for name in ("small", "da3-small", "depth-anything/DA3-SMALL"):
+        with pytest.raises(
+            OSError, match=r"DA3-SMALL/model.safetensors: not in the local cache .*no connection\)"
+        ) as error:
+            GaussianModel.from_pretrained(name)
+        assert "\n" not in str(error.value)
+
+
+def test_a_name_that_is_a_folder_is_not_downloaded(saved, monkeypatch):
+    monkeypatch.chdir(saved.parent)
+    saved.rename(saved.parent / "small")
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    assert GaussianModel.from_pretrained("small").config.name == "tiny"
+
+
+def test_packaged_weights(model, monkeypatch, tmp_path):
+    model.save_pretrained(tmp_path, torch.float16)
+    (tmp_path / "model.safetensors").rename(tmp_path / "nano.safetensors")
+    (tmp_path / "config.json").rename(tmp_path / "nano.json")
+    monkeypatch.setattr(checkpoint, "WEIGHTS", tmp_path)
+    assert GaussianModel.from_pretrained("nano").config == model.config
+
+
+def test_a_failed_save_leaves_the_old_files(model, saved, monkeypatch):
+    before = (saved / "model.safetensors").read_bytes()
+
+    def stop(tensors, path, metadata=None):
+        path.write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(checkpoint, "save_file", stop)
+    with pytest.raises(OSError, match="disk full"):
+        model.save_pretrained(saved)
+    assert (saved / "model.safetensors").read_bytes() == before
+    assert sorted(p.name for p in saved.iterdir()) == ["config.json", "model.safetensors"]
+
+
+def test_licence_is_shown_once_and_kept(capsys, model, tmp_path):
+    show_licence.cache_clear()
+    for _ in range(2):
+        show_licence(PRESETS["giant"])
+        show_licence(PRESETS["small"])
+    assert capsys.readouterr().err == "Weights of 'giant': CC BY-NC 4.0, non-commercial use only.\n"
+    tuned = tiny_model("a", licence=PRESETS["giant"].licence)
+    tuned.save_pretrained(tmp_path)
+    loaded = GaussianModel.from_pretrained(tmp_path)
+    assert "CC BY-NC 4.0" in capsys.readouterr().err
+    assert dataclasses.replace(loaded.config, licence="none") == model.config

@@ -1,0 +1,276 @@
+"""Laws of the network: names of its parameters, what may and may not change its output, its hooks, its errors."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from geometry import dpt
+from geometry.camera_heads import normalize_cameras
+from geometry.cameras import Cameras
+from geometry.cue import CueConfig
+from geometry.network import Features, Geometry
+from geometry.presets import PRESETS, HeadConfig, config_from_dict
+from splat.checkpoint import shared_names
+from splat.model import GaussianModel
+from tests.tiny_networks import images, random_rotations, tiny_config, tiny_model
+
+# Of the sorted lines "key shape", " shared" behind a repeated one: made from the official modules.
+KEYS = {
+    "small": (443, 437, "504471a9791b284e4aeb9c3f2fd078c723495dad0bb8f24cd85570a5608bc381"),
+    "base": (443, 437, "19f54df389f9ae3e2838551e8c7be315828652339c230649b6c2d0e8081b8d6e"),
+    "large": (643, 637, "f119a56624cbb67ac664825d8097285df79e0c37e95c5a2ab598f8cfda87d982"),
+    "giant": (977, 971, "fef3accb9a706f9539d32d4ce2ce3cb0f4be2ef9f5bb8b90c57a0d32483e2a1f"),
+}
+PARAMETERS = {"small": 34_299_463, "base": 135_366_599, "large": 410_941_767, "giant": 1_355_674_125}
+SIZE = (28, 42)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_model("a")
+
+
+def some_cameras(views: int, batch: int = 1, size: tuple[int, int] = SIZE) -> Cameras:
+    generator = torch.Generator().manual_seed(views)
+    w2c = torch.eye(4).repeat(batch, views, 1, 1)
+    w2c[..., :3, :3] = random_rotations(batch, views, seed=views).float()
+    w2c[..., :3, 3] = torch.randn(batch, views, 3, generator=generator)
+    K = torch.tensor([[40.0, 0, size[1] / 2], [0, 42.0, size[0] / 2], [0, 0, 1]]).expand(batch, views, 3, 3)
+    return normalize_cameras(Cameras(w2c, K, size))[0]
+
+
+@pytest.mark.parametrize("name", KEYS)
+def test_parameters_have_the_published_names(name):
+    with torch.device("meta"):
+        model = GaussianModel(PRESETS[name])
+    shared = shared_names(model)
+    state = model.state_dict()
+    lines = sorted(f"{k} {tuple(v.shape)}" + (" shared" if k in shared else "") for k, v in state.items())
+    digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    assert (len(state), len(state) - len(shared), digest) == KEYS[name]
+    assert sum(p.numel() for p in model.parameters()) == PARAMETERS[name]
+
+
+def test_heads_do_not_depend_on_chunks(model, monkeypatch):
+    features = model.encode(images(3, SIZE))
+    whole = model.decode(features, rays=True), model.gaussians(features, model.decode(features))
+    monkeypatch.setattr(dpt, "VIEWS_AT_ONCE", 2)
+    parts = model.decode(features, rays=True), model.gaussians(features, model.decode(features))
+    for name in ("depth", "confidence", "rays", "ray_confidence"):
+        torch.testing.assert_close(getattr(parts[0], name), getattr(whole[0], name), rtol=0, atol=2e-5)
+    torch.testing.assert_close(parts[1].means, whole[1].means, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("posed", [False, True])
+def test_batch_elements_do_not_see_each_other(model, posed):
+    one = images(7, SIZE)
+    batch = torch.cat([one[:, :3], one[:, 4:7]])
+    cameras = some_cameras(3, batch=2) if posed else None
+    together = model.geometry(batch, cameras)
+    for b in range(2):
+        alone = model.geometry(batch[b : b + 1], None if cameras is None else cameras[b : b + 1])
+        torch.testing.assert_close(together.depth[b : b + 1], alone.depth, rtol=0, atol=2e-5)
+        torch.testing.assert_close(together.cameras.w2c[b : b + 1], alone.cameras.w2c, rtol=0, atol=2e-5)
+
+
+def test_order_of_views_other_than_the_first_does_not_matter(model):
+    inputs, order = images(4, SIZE), [0, 3, 1, 2]
+    straight = model.geometry(inputs, reference_view="first")
+    permuted = model.geometry(inputs[:, order], reference_view="first")
+    torch.testing.assert_close(permuted.depth, straight.depth[:, order], rtol=0, atol=2e-5)
+    torch.testing.assert_close(permuted.cameras.w2c, straight.cameras.w2c[:, order], rtol=0, atol=2e-5)
+
+
+def test_the_chosen_reference_view_does_not_depend_on_order(model):
+    inputs, order = images(4, SIZE), [2, 0, 3, 1]
+    straight, permuted = model.geometry(inputs), model.geometry(inputs[:, order])
+    torch.testing.assert_close(permuted.depth, straight.depth[:, order], rtol=0, atol=2e-5)
+
+
+def test_views_see_each_other_and_cameras_count(model):
+    inputs = images(2, SIZE)
+    depth = model.geometry(inputs).depth[:, 0]
+    assert (model.geometry(inputs[:, :1]).depth[:, 0] - depth).abs().max() > 1e-2
+    assert (model.geometry(inputs, some_cameras(2)).depth[:, 0] - depth).abs().max() > 1e-2
+
+
+def test_rays_only_when_asked(model):
+    features = model.encode(images(1, SIZE))
+    ran = []
+    handle = model.head.scratch.refinenet1_aux.register_forward_hook(lambda *_: ran.append(1))
+    plain, full = model.decode(features), model.decode(features, rays=True)
+    handle.remove()
+    assert len(ran) == 1
+    assert plain.rays is None and plain.ray_confidence is None
+    assert full.rays.shape == (1, 1, 16, 24, 6) and full.ray_confidence.shape == (1, 1, 16, 24)
+    assert full.depth.equal(plain.depth)
+
+
+class NoReads(TorchDispatchMode):
+    """Fails on what would make a GPU's host wait."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        assert name not in ("_local_scalar_dense", "nonzero", "equal", "is_nonzero", "masked_select"), name
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("convention", ["upstream", "exact"])
+@pytest.mark.parametrize("posed", [False, True])
+def test_forward_never_reads_from_the_device(convention, posed):
+    config = tiny_config("a")
+    model = tiny_model("a", gs=dataclasses.replace(config.gs, convention=convention, rgb_residual=True))
+    with NoReads():
+        model(images(3, SIZE), some_cameras(3) if posed else None, rays=True)
+
+
+def test_everything_learns():
+    model = tiny_model("a").requires_grad_(True)
+    posed = model(images(3, SIZE), some_cameras(3), rays=True)
+    free = model(images(3, SIZE))
+    values = [posed[0].depth, posed[0].confidence, posed[0].rays, posed[0].ray_confidence, free[0].cameras.w2c]
+    values += [getattr(free[1], name) for name in ("means", "scales", "quats", "opacities", "sh")]
+    sum((v * torch.linspace(0.5, 1.5, v.numel()).view_as(v)).sum() for v in values).backward()
+    for name, parameter in model.named_parameters():
+        if any(f"_aux.{level}." in name for level in (0, 1, 2)) and "conv2_aux.0.2." not in name:
+            assert parameter.grad is None, name  # published, but of no use
+        else:
+            assert parameter.grad is not None, name
+            assert parameter.grad.isfinite().all() and parameter.grad.abs().max() > 0, name
+
+
+def test_tables_of_inference_serve_training(model):
+    size = (14, 70)  # one that no other test asks for
+    with torch.inference_mode():
+        model.geometry(images(2, size))
+    trained = tiny_model("a").requires_grad_(True)
+    trained.geometry(images(2, size)).depth.sum().backward()
+
+
+def test_precision_of_the_heads():
+    seen = []
+    for precision in ("float32", "autocast"):
+        model = tiny_model("a", precision=precision)
+        model.head.scratch.output_conv1.register_forward_hook(lambda module, inputs, out: seen.append(out.dtype))
+        model.cam_dec.register_forward_hook(lambda module, inputs, out: seen.append(out.dtype))
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            geometry, gaussians = model(images(2, SIZE), some_cameras(2))
+        assert geometry.depth.dtype == geometry.cameras.w2c.dtype == gaussians.means.dtype == torch.float32
+        assert (geometry.depth / tiny_model("a")(images(2, SIZE), some_cameras(2))[0].depth).log().abs().mean() < 0.05
+    assert seen == [torch.float32, torch.float32, torch.bfloat16, torch.float32]
+
+
+def test_hooks_of_the_backbone():
+    model = tiny_model("a")
+    inputs, cameras = images(3, SIZE), some_cameras(3)
+    calls = []
+
+    class Relative:
+        def before(self, q, k, v):
+            calls.append(q.shape)
+            return q, k, v + 1
+
+        def after(self, out):
+            return out - 1
+
+    tokens = model.cam_enc(cameras)
+    plain, _ = model.backbone(inputs, tokens)
+    moved, _ = model.backbone(inputs, tokens, relative=Relative())
+    assert calls == [(1, 4, 3 * 7, 16)] * 2  # blocks 5 and 7
+    torch.testing.assert_close(moved[0], plain[0])  # before the first of them
+    assert (moved[3] - plain[3]).abs().max() < 0.3 < plain[3].abs().max()  # but for the RoPE of camera tokens alike
+    biased, _ = model.backbone(inputs, tokens, patch_bias=torch.full((1, 3, 6, 64), 0.5))
+    assert (biased[0] - plain[0]).abs().max() > 1e-2
+
+
+def test_hooks_of_the_heads():
+    model = tiny_model("a")
+    features = model.encode(images(2, SIZE))
+    depth = model.decode(features).depth
+    prior = torch.linspace(-1, 1, depth.numel()).view_as(depth)
+    patches = features.patches
+    shifted = model.head(patches, SIZE, log_depth=prior)[0]
+    torch.testing.assert_close(shifted, depth * prior.exp(), rtol=1e-4, atol=1e-5)
+    lateral = torch.ones(2, 32, 8, 12)
+    assert (model.head(patches, SIZE, lateral=lateral)[0] - depth).abs().max() > 1e-2
+    raw = model.gs_head(patches, images(2, SIZE))[0]
+    assert (model.gs_head(patches, images(2, SIZE), lateral=lateral)[0] - raw).abs().max() > 1e-2
+
+
+def test_network_with_a_cue():
+    config = tiny_config("a", cue=CueConfig(planes=8, fine_planes=4, channels=(16, 16)), cameras_given="given")
+    torch.manual_seed(0)
+    model = GaussianModel(config).eval().requires_grad_(False)
+    cameras = some_cameras(3)
+    features = model.encode(images(3, SIZE), cameras)
+    assert features.cue is not None and features.log_depth.shape == (1, 3, *SIZE)
+    geometry = model.decode(features)
+    assert geometry.cameras is cameras
+    assert model.gaussians(features, geometry).count == 3 * SIZE[0] * SIZE[1]
+    assert model.encode(images(3, SIZE)).cue is None
+    assert model.encode(images(1, SIZE), some_cameras(1)).cue is None
+    assert model.geometry(images(1, SIZE), some_cameras(1)).depth.isfinite().all()
+
+
+@pytest.mark.parametrize("levels", [0, 1])
+def test_leaner_ray_branches(levels):
+    model = tiny_model("a", head=HeadConfig(features=32, out_channels=(16, 32, 48, 64), ray_levels=levels))
+    features = model.encode(images(1, SIZE))
+    if levels:
+        assert model.decode(features, rays=True).rays.shape == (1, 1, 16, 24, 6)
+        return
+    assert model.decode(features).rays is None
+    with pytest.raises(ValueError, match="no ray branch"):
+        model.decode(features, rays=True)
+
+
+def test_wrong_inputs_are_named(model):
+    with pytest.raises(ValueError, match=r"\[B, V, 3, H, W\]"):
+        model(images(1, SIZE)[0])
+    with pytest.raises(ValueError, match=r"multiples of 14, got 28 x 40"):
+        model(images(1, SIZE)[..., :40])
+    with pytest.raises(ValueError, match=r"cameras must be \(1, 2\) at \(28, 42\) like the images"):
+        model(images(2, SIZE), some_cameras(3))
+    with pytest.raises(ValueError, match="reference_view must be one of saddle_balanced"):
+        model(images(1, SIZE), reference_view="best")
+    headless = tiny_model("a", gs=None)
+    assert isinstance(headless.geometry(images(1, SIZE)), Geometry)
+    assert isinstance(headless.encode(images(1, SIZE)), Features)
+    with pytest.raises(ValueError, match="no Gaussian head"):
+        headless(images(1, SIZE))
+
+
+def test_geometry_checks_its_shapes():
+    depth, cameras = torch.ones(1, 2, *SIZE), some_cameras(2)
+    Geometry(depth, depth, None, None, cameras).to(torch.float64)
+    with pytest.raises(ValueError, match="confidence"):
+        Geometry(depth, depth[:, :1], None, None, cameras)
+    with pytest.raises(ValueError, match="cameras"):
+        Geometry(depth, depth, None, None, cameras[:, :1])
+    with pytest.raises(ValueError, match="both"):
+        Geometry(depth, depth, torch.ones(1, 2, 8, 8, 6), None, cameras)
+    with pytest.raises(ValueError, match="rays must be"):
+        Geometry(depth, depth, torch.ones(1, 2, 8, 8, 5), torch.ones(1, 2, 8, 8), cameras)
+
+
+def test_configurations_survive_json():
+    for config in (*PRESETS.values(), tiny_config("b", cue=CueConfig())):
+        assert config_from_dict(dataclasses.asdict(config)) == config
+    values = dataclasses.asdict(PRESETS["giant"])
+    for change, message in {
+        ("dept", 12): "config.backbone has the unknown key 'dept'",
+        ("depth", "12"): "config.backbone.depth must be of type int, got '12'",
+        ("ffn", "glu"): "config.backbone.ffn must be one of mlp, swiglu, got 'glu'",
+        ("out_layers", 3): "config.backbone.out_layers must be a list",
+        ("out_layers", (1, 2, 3, 99)): "4 blocks below depth 40",
+    }.items():
+        with pytest.raises(ValueError) as error:
+            config_from_dict(values | {"backbone": values["backbone"] | dict([change])})
+        assert message in str(error.value), message
+    with pytest.raises(ValueError, match="config lacks the key 'head'"):
+        config_from_dict({key: value for key, value in values.items() if key != "head"})
