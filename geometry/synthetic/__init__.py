@@ -1,0 +1,10 @@
+"""Procedural scenes on the training device: images with exact depth and cameras, without end.
+
+`make_atlas` makes textures once, `sample_batch` turns a seed into a batch of scenes, `write_sample` writes a small
+folder of photographs for demonstrations and tests.
+"""
+
+from .batch import SyntheticBatch, SyntheticConfig, sample_batch
+from .textures import make_atlas
+
+__all__ = ["SyntheticBatch", "SyntheticConfig", "make_atlas", "sample_batch"]

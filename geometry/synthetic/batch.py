@@ -1,0 +1,207 @@
+"""Batches of synthetic scenes: images, exact depth and exact cameras as a pure function of a seed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from ..cameras import Cameras, invert_rigid
+from .dice import Dice
+from .intersect import Counts
+from .rigs import candidates, choose, into_frames, path, sample_intrinsics
+from .scenes import ambience_table, primitive_table, rotations, sample_layout
+from .shade import World, trace
+
+
+@dataclass(frozen=True)
+class SyntheticConfig:
+    """What scenes and cameras are like. Sizes of images and the number of views are arguments of `sample_batch`."""
+
+    targets: int = 2  # the last views of a scene lie between the others, sometimes beyond them or nearer
+    boxes: int = 32  # slots for boxes in a scene (powers of two waste no lanes of a GPU)
+    rounds: int = 16  # slots for solids of revolution
+    panels: int = 32  # slots for flat outlines: leaves, pictures, windows, grids
+    implicits: int = 2  # slots for lumpy bodies and rolling ground, which are ray-marched
+    steps: int = 24  # samples along a ray through an implicit
+    kinds: tuple[float, ...] = (3, 2, 1.5, 1.5, 2, 1.5, 1, 1.5, 2)  # weights of scenes.KINDS
+    fov: tuple[float, float] = (30.0, 90.0)  # degrees across the longer side
+    baseline: tuple[float, float] = (0.04, 1.2)  # neighbouring context views, in units of the distance looked over
+    shadows: float = 0.7  # share of the batches in which lamps cast shadows
+    exposure: float = 0.4  # share of the scenes whose views differ in exposure and white balance
+    noise: float = 0.01  # largest standard deviation of sensor noise
+    world_scale: tuple[float, float] = (0.2, 5.0)  # one metre in the units of the cameras that come out
+    compiled: bool = False  # fuse ray casting by torch.compile (CUDA; the first call of a shape takes a minute)
+    chunk: int = 0  # most samples x primitives at a time; 0 suits the device
+
+    @property
+    def counts(self) -> Counts:
+        return Counts(self.boxes, self.rounds, self.panels, self.implicits)
+
+
+@dataclass(frozen=True)
+class SyntheticBatch:
+    """B scenes of V views: `images` [B, V, 3, H, W] in [0, 1], z-`depth` [B, V, H, W] at pixel centres in units of the
+    cameras' world (0 where `valid` [B, V, H, W] is false: the sky), `cameras` [B, V], and `kind` [B], an index of
+    scenes.KINDS."""
+
+    images: Tensor
+    depth: Tensor
+    valid: Tensor
+    cameras: Cameras
+    kind: Tensor
+
+
+def sample_batch(
+    seed: int,
+    batch: int,
+    views: int,
+    size: tuple[int, int],
+    textures: Tensor,
+    device: torch.device | str = "cpu",
+    config: SyntheticConfig | None = None,
+) -> SyntheticBatch:
+    """Draw `batch` scenes of `views` views of `size` (H, W); `textures` is an atlas of `make_atlas` on the device.
+
+    The same arguments give the same batch on the same device; the global generators are not touched and nothing is
+    read back to the host. Raises ValueError if there is no view left beside the config's targets.
+    """
+    config = config or SyntheticConfig()
+    contexts = views - config.targets
+    if contexts < 1:
+        raise ValueError(f"{views} views leave no context view beside config.targets = {config.targets}")
+    dice = Dice(seed, batch, device)
+    counts = config.counts
+    layout, kind = sample_layout(dice, counts, config.kinds)
+    table = primitive_table(dice, layout, textures.shape[0])
+    ambience = ambience_table(dice, layout, textures.shape[0])
+    K, fov = sample_intrinsics(dice, views, size, config.fov)
+    offset, inward, _, _ = path(dice, views, config.targets, config.baseline)
+    tries, _ = candidates(dice, layout, offset, inward, fov)
+    best = choose(tries, K, size, contexts, table, layout.waves, counts, config.steps)
+    c2w = tries[torch.arange(batch, device=dice.device), best]
+    # One draw on the host: what is compiled must not depend on values of the device.
+    shadows = float(torch.rand((), generator=torch.Generator().manual_seed(seed))) < config.shadows
+    light, depth = cast(table, layout.waves, ambience, c2w, K, size, textures, config, shadows, blur(dice, views))
+    images = develop(dice, light, config)
+    valid = depth < torch.inf
+    w2c, scale = into_world(dice, c2w, config.world_scale)
+    depth = torch.where(valid, depth * scale[:, None, None, None], 0.0)
+    return SyntheticBatch(images, depth, valid, Cameras(w2c, K, size), kind)
+
+
+def blur(dice: Dice, views: int) -> Tensor:
+    """Weight [B, V] of each neighbour sample in the pixel filter: a soft (0.25, a tent) to a crisp lens."""
+    return dice.uniform(1, low=0.18, high=0.25) + dice.uniform(views, low=-0.01, high=0.01)
+
+
+@cache
+def tracer(compiled: bool):
+    return torch.compile(trace, dynamic=False, fullgraph=True) if compiled else trace
+
+
+def cast(
+    table: Tensor,
+    waves: Tensor,
+    ambience: Tensor,
+    c2w: Tensor,  # [B, V, 4, 4]
+    K: Tensor,  # [B, V, 3, 3]
+    size: tuple[int, int],
+    textures: Tensor,
+    config: SyntheticConfig,
+    shadows: bool,
+    soft: Tensor,  # [B, V]
+) -> tuple[Tensor, Tensor]:
+    """Linear light [B, V, 3, H, W] and z-depth [B, V, H, W] (infinity: sky).
+
+    Samples lie on a grid of half pixels, so every second one of a row is a pixel centre, where depth is taken; a pixel's
+    light is a small tent over 3 x 3 samples, of which it shares all but one with its neighbours.
+    """
+    batch, views = c2w.shape[:2]
+    height, width = size
+    to_local, eye_local = into_frames(table, c2w)
+    grid_h, grid_w = 2 * height + 1, 2 * width + 1
+    row, column = torch.meshgrid(
+        torch.arange(grid_h, device=K.device), torch.arange(grid_w, device=K.device), indexing="ij"
+    )
+    parity = ((row % 2) * 2 + column % 2).flatten()
+    K = K.flatten(0, 1)
+    x = (column.flatten() * 0.5 - K[:, None, 0, 2]) / K[:, None, 0, 0]
+    y = (row.flatten() * 0.5 - K[:, None, 1, 2]) / K[:, None, 1, 1]
+    spacing = 0.5 / K[:, None, 0, 0]
+    soft = soft.flatten()[:, None, None]
+
+    def per_camera(values: Tensor) -> Tensor:
+        return values.repeat_interleave(views, 0)
+
+    world = World(
+        per_camera(table), per_camera(waves), per_camera(ambience), to_local, eye_local, c2w.flatten(0, 1)[:, :3]
+    )
+    run = tracer(config.compiled)
+    cameras, samples = pieces(batch * views, grid_h * grid_w, config, K.device)
+    lights, depths = [], []
+    for start in range(0, batch * views, cameras):
+        part = slice(start, start + cameras)
+        here = World(*(field[part] for field in world))
+        strips = []
+        for first in range(0, grid_h * grid_w, samples):
+            strip = slice(first, first + samples)
+            quarter = parity[strip].expand(x[part].shape[0], -1)
+            strips.append(run(here, x[part, strip], y[part, strip], spacing[part], quarter, textures, config.counts,
+                              config.steps, shadows))  # fmt: skip
+        red, green, blue, depth = (
+            (torch.cat(s, 1) if len(s) > 1 else s[0]).unflatten(1, (grid_h, grid_w)) for s in zip(*strips, strict=True)
+        )
+        lights.append(torch.stack([pixel_filter(c, soft[part]) for c in (red, green, blue)], 1))
+        depths.append(depth[:, 1::2, 1::2].clone())
+    return torch.cat(lights).unflatten(0, (batch, views)), torch.cat(depths).unflatten(0, (batch, views))
+
+
+def pieces(cameras: int, samples: int, config: SyntheticConfig, device: torch.device) -> tuple[int, int]:
+    """How many cameras and how many of their samples go through the ray caster at a time.
+
+    Compiled code stores nothing per primitive and wants one shape; eager code wants its temporaries in a cache.
+    """
+    widest = max(config.boxes, config.rounds, config.panels, 1)
+    budget = (config.chunk or (2**27 if device.type == "cuda" else 2**20)) // widest
+    if budget < samples and not config.compiled:
+        return 1, budget
+    most = max(1, min(cameras, budget // samples))
+    return max(n for n in range(1, most + 1) if cameras % n == 0), samples
+
+
+def pixel_filter(samples: Tensor, soft: Tensor) -> Tensor:
+    """Pixels [C, H, W] from samples [C, 2H + 1, 2W + 1] by the weights (soft, 1 - 2 soft, soft) along both axes."""
+    rows = soft * (samples[:, :-2:2] + samples[:, 2::2]) + (1 - 2 * soft) * samples[:, 1::2]
+    return soft * (rows[..., :-2:2] + rows[..., 2::2]) + (1 - 2 * soft) * rows[..., 1::2]
+
+
+def develop(dice: Dice, light: Tensor, config: SyntheticConfig) -> Tensor:
+    """Linear light [B, V, 3, H, W] -> images in [0, 1]: exposure, white balance, a film curve and noise."""
+    batch, views = light.shape[:2]
+    level = light.clamp(0, 20).mean((1, 2, 3, 4))
+    gain = dice.log_uniform(low=0.16, high=0.36) / level.clamp_min(1e-4)
+    varied = torch.where(dice.chance(config.exposure, 1), 1.0, 0.0)
+    exposure = torch.exp(varied * dice.normal(views, std=0.12))
+    balance = torch.exp(varied[..., None] * dice.normal(views, 3, std=0.025))
+    factor = (gain[:, None] * exposure)[..., None] * balance
+    image = torch.sqrt(1 - torch.exp(-light * factor[..., None, None]) + 1e-6)
+    contrast = dice.uniform(low=0.9, high=1.3)[:, None, None, None, None]
+    image = 0.5 + contrast * (image - 0.5)
+    sigma = config.noise * torch.where(dice.chance(0.5), dice.uniform(), 0.0)
+    grain = torch.randn(image.shape, generator=dice.generator, device=image.device)
+    return (image + sigma[:, None, None, None, None] * grain).clamp(0, 1)
+
+
+def into_world(dice: Dice, c2w: Tensor, scales: tuple[float, float]) -> tuple[Tensor, Tensor]:
+    """w2c [B, V, 4, 4] after a random similarity of the world, and its scale [B]."""
+    scale = dice.log_uniform(low=scales[0], high=scales[1])
+    rotation = rotations(dice.uniform(3, low=-3.1416, high=3.1416))
+    moved = torch.zeros_like(c2w)
+    moved[..., :3, :3] = rotation[:, None] @ c2w[..., :3, :3]
+    center = c2w[..., :3, 3] @ rotation.transpose(-1, -2) + dice.normal(1, 3, std=3)
+    moved[..., :3, 3] = center * scale[:, None, None]
+    moved[..., 3, 3] = 1
+    return invert_rigid(moved), scale

@@ -1,0 +1,197 @@
+"""Cameras as people hold them: arcs, sidesteps, approaches and clouds of viewpoints, tried out before use."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from ..cameras import invert_rigid
+from .dice import Dice
+from .intersect import Counts, first_hit
+from .parts import Layout
+from .shade import FIELD
+
+PROBE = 8  # candidates are judged by PROBE x PROBE rays a view
+SHRINK = (1.0, 1.0, 1.0, 0.8, 0.55, 0.3)  # of the baseline, candidate by candidate
+RIGS = ("arc", "sideways", "upwards", "approach", "cloud", "turn")
+RIG_WEIGHTS = (4.0, 2.0, 1.0, 1.0, 3.0, 1.0)
+
+
+def sample_intrinsics(dice: Dice, views: int, size: tuple[int, int], fov: tuple[float, float]) -> tuple[Tensor, Tensor]:
+    """K [B, V, 3, 3] for images of `size`, and the field of view [B] in radians across the longer side."""
+    angle = torch.deg2rad(dice.uniform(low=fov[0], high=fov[1]))
+    focal = 0.5 * max(size) / torch.tan(0.5 * angle)
+    zoom = 1 + torch.where(dice.chance(0.2), 1.0, 0.0)[:, None] * dice.normal(views, std=0.03)
+    stretch = 1 + torch.where(dice.chance(0.3), 1.0, 0.0) * dice.normal(std=0.01)
+    shift = torch.where(dice.chance(0.5, 1), 1.0, 0.0) * dice.normal(2, std=0.015)
+    K = torch.zeros(dice.batch, views, 3, 3, device=dice.device)
+    K[..., 0, 0] = focal[:, None] * zoom
+    K[..., 1, 1] = K[..., 0, 0] * stretch[:, None]
+    K[..., 0, 2] = (0.5 + shift[:, :1]) * size[1]
+    K[..., 1, 2] = (0.5 + shift[:, 1:]) * size[0]
+    K[..., 2, 2] = 1
+    return K, angle
+
+
+def normalize(v: Tensor) -> Tensor:
+    return v / v.norm(dim=-1, keepdim=True).clamp_min(1e-9)
+
+
+def path(dice: Dice, views: int, targets: int, baseline: tuple[float, float]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Offsets [B, R, V, 3] right, up and forward of the first guess in units of its distance to the target, the
+    amount [B] by which views turn towards the target (1: look at it, 0: parallel, < 0: outwards) and two more.
+
+    The last `targets` views lie between the others, some beyond them or nearer. Third, the rig [B]; fourth, the
+    distance [B] between neighbouring views.
+    """
+    contexts = views - targets
+    rig = dice.choice(RIG_WEIGHTS)
+    step = dice.log_uniform(low=baseline[0], high=baseline[1])
+    total = step * max(contexts - 1, 1)
+    # An arc may open 90 degrees; what moves without turning soon leaves the others' sight.
+    cap = torch.tensor([math.pi / 2, 1.3, 0.9, 0.8, 1.3, 0.6], device=dice.device)[rig]
+    reach = 0.5 * torch.minimum(total, cap)[:, None, None] * torch.tensor(SHRINK, device=dice.device)[:, None]
+
+    even = torch.linspace(-1, 1, contexts, device=dice.device) if contexts > 1 else torch.zeros(1, device=dice.device)
+    jitter = dice.normal(contexts, std=0.25 / max(contexts - 1, 1))
+    along = torch.where((rig == 4)[:, None], dice.uniform(contexts, low=-1), even + jitter)
+    order = dice.uniform(contexts) * torch.where(dice.chance(0.5, 1), 1.0, 0.0)
+    along = along.gather(1, (order + torch.arange(contexts, device=dice.device) * 1e-6).argsort(-1))
+    kind = dice.uniform(targets)
+    beyond = torch.where(dice.chance(0.5, targets), -1.0, 1.0) * dice.uniform(targets, low=1, high=1.35)
+    between = dice.uniform(targets, low=-0.95, high=0.95)
+    along = torch.cat([along, torch.where(kind < 0.15, beyond, between)], 1)[:, None]
+    aside, third = dice.uniform(views, low=-1)[:, None], dice.uniform(views, low=-1)[:, None]
+    closer = torch.cat(
+        [
+            torch.zeros(dice.batch, contexts, device=dice.device),
+            torch.where(kind > 0.8, dice.uniform(targets, high=0.35), 0.0),
+        ],
+        1,
+    )[:, None]
+
+    s, a, b = reach * along, reach * aside, reach * third
+    small = 0.15
+    moves = {
+        "arc": (torch.sin(s), small * a, 1 - torch.cos(s)),
+        "sideways": (s, small * a, small * b),
+        "upwards": (small * a, s, small * b),
+        "approach": (2 * small * a, small * b, s),
+        "cloud": (s, 0.7 * a, 0.4 * b),
+        "turn": (s, small * a, small * b),
+    }
+    moves = torch.stack([torch.stack(torch.broadcast_tensors(*moves[name]), -1) for name in RIGS], 1)
+    offset = moves[torch.arange(dice.batch, device=dice.device), rig]
+    offset = offset + torch.stack([torch.zeros_like(closer), torch.zeros_like(closer), closer], -1)
+    offset = offset + 0.03 * reach[..., None] * dice.normal(1, views, 3)
+    inward = dice.uniform()
+    inward = torch.where(rig == 0, dice.uniform(low=0.85, high=1.0), inward)
+    inward = torch.where(rig == 5, -0.4 * inward, inward)
+    return offset, inward, rig, step
+
+
+def candidates(dice: Dice, layout: Layout, offset: Tensor, inward: Tensor, fov: Tensor) -> tuple[Tensor, Tensor]:
+    """c2w [B, R, V, 4, 4] of every candidate's views and the distance [B, R] of its base to the target."""
+    tries, views = offset.shape[1:3]
+    target = layout.target[:, None] + layout.spread[:, None, None] * dice.normal(tries, 3)
+    azimuth = dice.uniform(tries, low=layout.azimuth[:, :1], high=layout.azimuth[:, 1:])
+    elevation = dice.uniform(tries, low=layout.elevation[:, :1], high=layout.elevation[:, 1:])
+    distance = layout.extent[:, None] / torch.tan(0.5 * fov)[:, None] * dice.log_uniform(tries, low=0.7, high=1.7)
+    distance = torch.minimum(distance, layout.farthest[:, None] * dice.uniform(tries, low=0.8, high=1))
+    ca, sa, ce, se = torch.cos(azimuth), torch.sin(azimuth), torch.cos(elevation), torch.sin(elevation)
+    back = torch.stack([ca * ce, sa * ce, se], -1)
+    right = torch.stack([-sa, ca, torch.zeros_like(sa)], -1)
+    up = torch.stack([-ca * se, -sa * se, ce], -1)
+    axes = torch.stack([right, up, -back], -2)[:, :, None]  # rows: right, up, forward
+    eye = target[:, :, None] + distance[..., None, None] * (back[:, :, None] + (offset[..., None, :] @ axes)[..., 0, :])
+    straight = -back[:, :, None]
+    look = straight + inward[:, None, None, None] * (normalize(target[:, :, None] - eye) - straight)
+    look = normalize(normalize(look) + dice.normal(1, views, 3, std=0.06) * torch.tan(0.5 * fov)[:, None, None, None])
+    roll = dice.normal(1, views, std=0.03) + dice.choice((0.46, 0.46, 0.04, 0.04), 1, 1).clamp_min(1).sub(1) * (
+        math.pi / 2
+    )
+    x = normalize(torch.linalg.cross(look, up[:, :, None].expand_as(look)))
+    y = torch.linalg.cross(look, x)
+    cos, sin = torch.cos(roll)[..., None], torch.sin(roll)[..., None]
+    c2w = torch.zeros(*eye.shape[:-1], 4, 4, device=eye.device)
+    c2w[..., :3, :] = torch.stack([cos * x + sin * y, cos * y - sin * x, look, eye], -1)
+    c2w[..., 3, 3] = 1
+    return c2w, distance
+
+
+def into_frames(table: Tensor, c2w: Tensor) -> tuple[Tensor, Tensor]:
+    """Camera directions -> unit frames [B, ..., 9, P] and camera centres there [B, ..., 3, P], of c2w [B, ..., 4, 4]."""
+    frame = table[:, :9].unflatten(1, (3, 3))
+    c2w = c2w.flatten(1, -3)
+    to_local = torch.einsum("bijp,bvjk->bvikp", frame, c2w[..., :3, :3]).flatten(2, 3)
+    eye = torch.einsum("bijp,bvj->bvip", frame, c2w[..., :3, 3]) + table[:, None, 9:12]
+    return to_local.flatten(0, 1), eye.flatten(0, 1)
+
+
+def clearance(table: Tensor, eye_local: Tensor, counts: Counts) -> Tensor:
+    """Distance [B, M] from camera centres [B M, 3, P] to the nearest primitive's bounds; negative outside a room."""
+    batch = table.shape[0]
+    half = table[:, None, 12:15]
+    place = eye_local.unflatten(0, (batch, -1)) * half
+    room = (torch.arange(half.shape[-1], device=table.device) < counts.boxes) & (table[:, FIELD["shape0"]] > 0)
+    outside = (place.abs() - half).clamp_min(0).square().sum(-2).sqrt()
+    inside = (half - place.abs()).amin(-2)
+    # A bumpy ground fills its bounds to some 60 %.
+    distance = torch.where(room[:, None], inside, outside)
+    return distance.amin(-1)
+
+
+def choose(
+    c2w: Tensor,  # [B, R, V, 4, 4]
+    K: Tensor,  # [B, V, 3, 3]
+    size: tuple[int, int],
+    contexts: int,
+    table: Tensor,
+    waves: Tensor,
+    counts: Counts,
+    steps: int,
+) -> Tensor:
+    """Index [B] of the candidate whose views see enough of each other, of solid things, and keep clear of them."""
+    batch, tries, views = c2w.shape[:3]
+    to_local, eye_local = into_frames(table, c2w)
+    line = (torch.arange(PROBE, device=c2w.device) + 0.5) / PROBE
+    v, u = torch.meshgrid(line * size[0], line * size[1], indexing="ij")
+    x = (u.flatten() - K[..., 0, 2, None]) / K[..., 0, 0, None]
+    y = (v.flatten() - K[..., 1, 2, None]) / K[..., 1, 1, None]
+    x, y = (n[:, None].expand(-1, tries, -1, -1) for n in (x, y))
+
+    def per_camera(values: Tensor) -> Tensor:
+        return values.repeat_interleave(tries * views, 0)
+
+    shape = per_camera(table[:, FIELD["shape0"] : FIELD["shape0"] + 4])
+    depth, _ = first_hit(to_local, eye_local, shape, per_camera(waves), x.flatten(0, 2), y.flatten(0, 2), counts, steps)
+    depth = depth.view(batch, tries, views, -1)
+    solid = depth < torch.inf
+    z = torch.where(solid, depth, 0.0)
+    points = torch.stack([x * z, y * z, z], -1) @ c2w[..., :3, :3].transpose(-1, -2) + c2w[..., None, :3, 3]
+
+    # Where does every probe fall in every context view, and is that view's own probe there as deep?
+    w2c = invert_rigid(c2w[:, :, :contexts])
+    local = torch.einsum("brcij,brvnj->brvcni", w2c[..., :3, :3], points) + w2c[:, :, None, :, None, :3, 3]
+    front = local[..., 2] > 1e-6
+    uv = local[..., :2] / local[..., 2:].clamp_min(1e-6)
+    K_context = K[:, None, None, :contexts, None]
+    uv = uv * torch.stack([K_context[..., 0, 0], K_context[..., 1, 1]], -1) + K_context[..., :2, 2]
+    cell = torch.floor(uv / torch.tensor([size[1], size[0]], device=uv.device) * PROBE)
+    within = ((cell >= 0) & (cell < PROBE)).all(-1) & front
+    number = (cell[..., 1] * PROBE + cell[..., 0]).clamp(0, PROBE * PROBE - 1).long()
+    other = depth[:, :, None, :contexts].expand(-1, -1, views, -1, -1).gather(-1, number)
+    covered = within & (local[..., 2] < 1.3 * other) & solid[:, :, :, None]
+    itself = torch.arange(views, device=uv.device)[:, None] == torch.arange(contexts, device=uv.device)
+    seen = (covered & ~itself[:, :, None]).any(3).float().sum(-1) / solid.sum(-1).clamp_min(1)
+    if contexts == 1:
+        seen[:, :, 0] = 1
+    share = solid.float().mean(-1)
+    median = torch.where(solid, depth, torch.nan).nanmedian(-1).values.nan_to_num(0.0)
+    room = clearance(table, eye_local, counts).view(batch, tries, views)
+    cramped = (room < 0.15 * median) | (depth.amin(-1) < 0.15 * median)
+    score = seen.amin(-1).clamp_max(0.55) + 0.5 * seen.mean(-1).clamp_max(0.8) + share.amin(-1).clamp_max(0.5)
+    score = score - 3.0 * cramped.float().mean(-1) - 1e-3 * torch.arange(tries, device=score.device)
+    return score.argmax(-1)
