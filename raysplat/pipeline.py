@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
@@ -21,7 +22,7 @@ from splat.reconstruct import reconstruct as reconstruct_views
 
 # More views than this are thinned out unless asked for: each costs time and memory, and neighbours repeat each other.
 MOST_VIEWS = 12
-# Structure from motion matches every pair of photos, so its time grows with the square of their number.
+# Structure from motion takes seconds a photo; this many, evenly spread, place the views well enough.
 MOST_PHOTOS_TO_POSE = 60
 
 
@@ -52,7 +53,8 @@ def reconstruct(
     if size < model.config.backbone.patch:
         raise ValueError(f"size {size} is too small; the network needs {model.config.backbone.patch} pixels or more")
     notes: list[str] = []
-    if scene.w2c is None and model.config.cue is not None and len(scene) > 1:
+    poses_given = scene.w2c is not None
+    if not poses_given and model.config.cue is not None and len(scene) > 1:
         scene, note = _find_poses(scene, views, report)
         notes.append(note)
         views = None if views is None else min(views, len(scene))
@@ -60,8 +62,8 @@ def reconstruct(
     if len(indices) < len(scene):
         report(f"using {len(indices)} of {len(scene)} views (--views chooses how many)")
     images, cameras = load_views(scene, indices, size, multiple=model.config.backbone.patch)
-    if cameras is not None and len(indices) > 1:
-        check = check_poses(images, cameras)
+    if poses_given and len(indices) > 1:
+        check = check_poses(images, cameras, scene.select(indices).points)
         if check.suspicious:
             notes.append(f"warning: {check.message}")
             report(notes[-1])
@@ -108,7 +110,7 @@ def _find_poses(scene: Scene, views: int | None, report: Callable[[str], None]) 
     photos = scene.select(_spread(len(scene), most)) if len(scene) > most else scene
     report(f"no camera poses given: looking for them in {len(photos)} photos (structure from motion)")
     try:
-        posed = reconstruct_poses(photos)
+        posed = reconstruct_poses(photos, progress=sys.stderr.isatty())
     except (PosesNotFound, ImportError) as error:
         note = f"no poses found ({error}); the network predicts them instead, expect less"
         report(note)

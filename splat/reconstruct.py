@@ -27,7 +27,7 @@ _BYTES_PER_PIXEL = 1600
 class Reconstruction:
     """One scene: `gaussians` [N] and, for each of V input views, `cameras` [V], z-`depth` and `confidence` [V, H, W].
 
-    All in one world: that of the given cameras, else the network's (first view at the origin, unit of its own).
+    All in one world: that of the given cameras, else the first view's, in the network's unit of length.
     `images` [V, 3, H, W] are the inputs in [0, 1], `names` theirs; `weights` names the network and its licence; `notes`
     are what the user should know. Tensors are where the network ran.
     """
@@ -85,9 +85,10 @@ def reconstruct(
     geometry = geometry.to(torch.float32)
     notes: list[str] = []
     if given is None:
-        cameras = geometry.cameras[0]
-        depth = geometry.depth[0]
-        gaussians = None if gaussians is None else _one(gaussians)
+        # The network's world is the view that it took as reference, which need not be the first.
+        to_first, depth = geometry.cameras.w2c[0, 0], geometry.depth[0]
+        cameras = relative_to_first(geometry.cameras)[0]
+        gaussians = None if gaussians is None else transform(_one(gaussians), to_first[:3, :3], to_first[:3, 3])
     else:
         depth, gaussians = _to_given(geometry, gaussians, given, unit, cameras, config)
     if gaussians is None:

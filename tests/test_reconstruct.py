@@ -1,0 +1,129 @@
+"""Reconstruction in the caller's frame: whatever the world and its unit, the same scene comes back in it."""
+
+import pytest
+import torch
+
+from geometry.cameras import Cameras, project
+from geometry.cameras import transform as transform_cameras
+from geometry.network import Geometry
+from geometry.rotations import matrices_from_quats
+from splat.adapter import pose_scale
+from splat.camera_path import orbit
+from splat.gaussians import Gaussians, transform
+from splat.model import GaussianModel
+from splat.reconstruct import _to_given, _to_network, estimate_bytes, reconstruct
+from tests.tiny_networks import tiny_config
+
+SIZE = (42, 56)
+
+
+def model(**changes) -> GaussianModel:
+    torch.manual_seed(0)
+    return GaussianModel(tiny_config("a", **changes)).eval()
+
+
+def views(count: int) -> tuple[torch.Tensor, Cameras]:
+    """Noise for photos, and cameras on a path around (0, 0, 4)."""
+    K = torch.tensor([[50.0, 0, 30], [0, 52.0, 20], [0, 0, 1]])[None]
+    cameras = orbit(Cameras(torch.eye(4)[None], K, SIZE), 4.0, count)
+    return torch.rand(count, 3, *SIZE, generator=torch.Generator().manual_seed(1)), cameras
+
+
+def some_similarity(scale: float):
+    rotation = matrices_from_quats(torch.tensor([0.4, -0.7, 0.2, 0.6]))
+    return rotation, torch.tensor([3.0, -20.0, 7.0]), scale
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_the_worlds_frame_does_not_matter(count):
+    images, cameras = views(count)
+    network = model(cameras_given="given")
+    here = reconstruct(images, cameras, network)
+    there = reconstruct(images, transform_cameras(cameras, *some_similarity(1.0)), network)
+    torch.testing.assert_close(there.depth, here.depth, rtol=1e-3, atol=1e-4)
+    moved = transform(here.gaussians, *some_similarity(1.0))
+    torch.testing.assert_close(there.gaussians.means, moved.means, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(there.gaussians.scales, moved.scales, rtol=1e-3, atol=1e-5)
+
+
+def test_the_worlds_unit_does_not_matter():
+    images, cameras = views(5)
+    # The published rule holds the unit at 0.1 and above; both worlds are larger.
+    large, larger = (transform_cameras(cameras, torch.eye(3), torch.zeros(3), scale) for scale in (10.0, 1000.0))
+    network = model(cameras_given="given")
+    a, b = reconstruct(images, large, network), reconstruct(images, larger, network)
+    torch.testing.assert_close(100 * a.depth, b.depth, rtol=1e-3, atol=0)
+    torch.testing.assert_close(100 * a.gaussians.means, b.gaussians.means, rtol=1e-3, atol=0.1)
+
+
+def test_gaussians_lie_in_front_of_the_cameras_given():
+    images, cameras = views(3)
+    cameras = transform_cameras(cameras, *some_similarity(5.0))
+    result = reconstruct(images, cameras, model(gs=None))
+    assert "no Gaussian head" in result.notes[0] and result.gaussians.count == 3 * SIZE[0] * SIZE[1]
+    pixels, depth = project(result.gaussians.means.reshape(3, -1, 3), cameras)
+    torch.testing.assert_close(depth, result.depth.flatten(1), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(pixels[:, :2], torch.tensor([[0.5, 0.5], [1.5, 0.5]]).repeat(3, 1, 1), rtol=0, atol=0.02)
+    torch.testing.assert_close(result.cameras.w2c, cameras.w2c)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 6])
+@pytest.mark.parametrize("convention", ["exact", "upstream"])
+def test_answers_in_the_frame_of_predicted_cameras_are_brought_home(count, convention):
+    """A network whose cameras differ from the given ones by a similarity, and whose Gaussians fit its own cameras."""
+    config = tiny_config("a")
+    config = tiny_config("a", gs=type(config.gs)(**{**vars(config.gs), "convention": convention}))
+    _, cameras = views(count)
+    cameras = transform_cameras(cameras, *some_similarity(30.0))
+    given, unit = _to_network(Cameras(cameras.w2c[None], cameras.K[None], SIZE), config)
+    rotation, translation, scale = matrices_from_quats(torch.tensor([0.9, 0.1, -0.3, 0.2])), torch.ones(3), 1.7
+    if count == 1:
+        scale = 1.0  # one view has no baseline, so nothing tells the scale
+    predicted = transform_cameras(given, rotation, translation, scale)
+    generator = torch.Generator().manual_seed(2)
+    local = torch.randn(1, 50, 3, generator=generator) + torch.tensor([0.0, 0, 5])
+    quats = torch.nn.functional.normalize(torch.randn(1, 50, 4, generator=generator), dim=-1)
+    sh = torch.randn(1, 50, 4, 3, generator=generator)
+    normalised = Gaussians(local, torch.rand(1, 50, 3, generator=generator), quats, torch.rand(1, 50), sh)
+    answer = transform(normalised, rotation, translation, scale)
+    if convention == "upstream":
+        factor = pose_scale(predicted.centers, given.centers).clamp(1 / 3, 3)[0]
+        answer = transform(answer, torch.eye(3), torch.zeros(3), factor)
+    depth = torch.full((1, count, *SIZE), 5.0 * scale)
+    got_depth, got = _to_given(Geometry(depth, depth + 1, None, None, predicted), answer, given, unit, cameras, config)
+    c2w = cameras.c2w[0]
+    want = transform(Gaussians(*(x[0] for x in vars(normalised).values())), c2w[:3, :3], c2w[:3, 3], unit[0])
+    torch.testing.assert_close(got_depth, torch.full((count, *SIZE), 5.0) * unit[0], rtol=1e-3, atol=0)
+    torch.testing.assert_close(got.means, want.means, rtol=1e-3, atol=1e-3 * float(unit))
+    torch.testing.assert_close(got.scales, want.scales, rtol=1e-3, atol=0)
+    torch.testing.assert_close(got.sh, want.sh, rtol=1e-3, atol=1e-3)
+
+
+def test_without_cameras_the_first_view_is_the_world_and_all_fits_together():
+    images, _ = views(2)
+    result = reconstruct(images, None, model(gs=None))
+    torch.testing.assert_close(result.cameras.w2c[0], torch.eye(4), rtol=0, atol=1e-5)
+    _, depth = project(result.gaussians.means.reshape(2, -1, 3), result.cameras)
+    torch.testing.assert_close(depth, result.depth.flatten(1), rtol=1e-3, atol=1e-3)
+    assert result.names == ("0000", "0001") and result.weights == "tiny (none)"
+
+
+def test_too_little_memory_says_what_to_lower(monkeypatch):
+    images, cameras = views(2)
+    network = model()
+
+    def no_memory(*args, **kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate ...")
+
+    monkeypatch.setattr(network, "encode", no_memory)
+    with pytest.raises(MemoryError, match="2 views of 42x56 need about .* lower --views or --size"):
+        reconstruct(images, cameras, network)
+    assert estimate_bytes(network, 4, SIZE) > estimate_bytes(network, 2, SIZE) > 0
+
+
+def test_wrong_shapes_are_refused():
+    images, cameras = views(2)
+    with pytest.raises(ValueError, match=r"\[V, 3, H, W\]"):
+        reconstruct(images[None], cameras, model())
+    with pytest.raises(ValueError, match="multiples of 14"):
+        reconstruct(images[..., :-3], cameras, model())
