@@ -115,10 +115,10 @@ def test_exact_means_are_unprojected_pixels():
     gaussians = adapt(raw, opacity, depth, cameras, EXACT)
     torch.testing.assert_close(gaussians.means, unproject(depth, cameras).flatten(1, 3), rtol=1e-5, atol=1e-5)
     assert gaussians.opacities.equal(opacity.flatten(1))
-    # An offset of one pixel to the right is the neighbour's place at the own depth; the depth offset adds to depth.
+    # An offset of one pixel to the right is the neighbour's place at the own depth; the depth offset is a logarithm.
     raw[..., 0], raw[..., 36] = 1, 0.5
     moved = adapt(raw, opacity, depth, cameras, EXACT).means.view(2, 3, *SIZE, 3)
-    want = unproject((depth + 0.5).roll(1, -1), cameras)
+    want = unproject((depth * math.exp(0.5)).roll(1, -1), cameras)
     torch.testing.assert_close(moved[..., :-1, :], want[..., 1:, :], rtol=1e-5, atol=1e-5)
 
 
@@ -150,12 +150,12 @@ def test_exact_commutes_with_turning_the_world():
 def test_conventions_meet_in_an_unturned_camera():
     raw, opacity, depth, cameras = scene(views=1)
     cameras = Cameras(torch.eye(4).expand(2, 1, 4, 4), cameras.K, SIZE)
+    raw[..., 36] = 0  # a summand there, an exponent here
     exact, upstream = adapt(raw, opacity, depth, cameras, EXACT), adapt(raw, opacity, depth, cameras, UPSTREAM)
     torch.testing.assert_close(upstream.quats, exact.quats)
     torch.testing.assert_close(upstream.sh, exact.sh)
     along = torch.nn.functional.normalize(exact.means, dim=-1)
-    distance = (depth + raw[..., 36]).flatten(1)
-    torch.testing.assert_close(upstream.means, along * distance[..., None], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(upstream.means, along * depth.flatten(1)[..., None], rtol=1e-4, atol=1e-4)
 
 
 def test_scales_are_in_pixels_at_their_depth():
@@ -165,8 +165,8 @@ def test_scales_are_in_pixels_at_their_depth():
     footprint = 0.1 * (1 / 7 + 1 / 6)
     want = (1e-5 + 30.0) / 2 * footprint * depth.flatten(1)
     torch.testing.assert_close(gaussians.scales, want[..., None].expand(-1, -1, 3), rtol=1e-5, atol=0)
-    # A depth offset that leads behind the camera gives no scale below 0.
-    raw[..., 36] = -100
+    # No depth offset leads behind the camera, where scales would be negative.
+    raw[..., 36] = -20
     assert (adapt(raw, opacity, depth, cameras, EXACT).scales > 0).all()
 
 

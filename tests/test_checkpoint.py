@@ -81,7 +81,7 @@ def test_published_configuration(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_name": "da3-giant", "config": {"anything": 1}}))
     assert locate(tmp_path)[1] is PRESETS["giant"]
     (tmp_path / "config.json").write_text(json.dumps({"model_name": "da3nested-giant-large"}))
-    with pytest.raises(ValueError, match="'da3nested-giant-large' is not among small"):
+    with pytest.raises(ValueError, match="'da3nested-giant-large' is not among nano, small"):
         locate(tmp_path)
 
 

@@ -56,6 +56,7 @@ def test_parameters_have_the_published_names(name):
     assert sum(p.numel() for p in model.parameters()) == PARAMETERS[name]
 
 
+@torch.no_grad()  # with gradients there are no chunks
 def test_heads_do_not_depend_on_chunks(model, monkeypatch):
     features = model.encode(images(3, SIZE))
     whole = model.decode(features, rays=True), model.gaussians(features, model.decode(features))
