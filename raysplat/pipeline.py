@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from geometry.pose_check import check_poses
+from geometry.presets import PATCH
 from geometry.scene import Scene, open_scene
 from geometry.scene import views as load_views
 from geometry.sfm import PosesNotFound, reconstruct_poses
@@ -49,9 +50,9 @@ def reconstruct(
     if views is not None and not isinstance(views, int):
         scene, views = scene.select(_checked(scene, views)), len(set(views))
     device = pick_device(device)
+    if size < PATCH:
+        raise ValueError(f"size {size} is too small; the network needs {PATCH} pixels or more")
     model = GaussianModel.from_pretrained(weights)
-    if size < model.config.backbone.patch:
-        raise ValueError(f"size {size} is too small; the network needs {model.config.backbone.patch} pixels or more")
     notes: list[str] = []
     poses_given = scene.w2c is not None
     if not poses_given and model.config.cue is not None and len(scene) > 1:
@@ -61,7 +62,7 @@ def reconstruct(
     indices = choose_views(scene, views)
     if len(indices) < len(scene):
         report(f"using {len(indices)} of {len(scene)} views (--views chooses how many)")
-    images, cameras = load_views(scene, indices, size, multiple=model.config.backbone.patch)
+    images, cameras = load_views(scene, indices, size, multiple=PATCH)
     if poses_given and len(indices) > 1:
         check = check_poses(images, cameras, scene.select(indices).points)
         if check.suspicious:

@@ -106,6 +106,19 @@ def test_without_cameras_the_first_view_is_the_world_and_all_fits_together():
     _, depth = project(result.gaussians.means.reshape(2, -1, 3), result.cameras)
     torch.testing.assert_close(depth, result.depth.flatten(1), rtol=1e-3, atol=1e-3)
     assert result.names == ("0000", "0001") and result.weights == "tiny (none)"
+    # The Gaussian head's answer moves along with the cameras: seen from them, it stays where it was.
+    network = model()
+    with torch.no_grad():
+        geometry, gaussians = network(images[None])
+    result = reconstruct(images, None, network)
+    before, after = (
+        project(means, cameras)[1]
+        for means, cameras in (
+            (gaussians.means[0], geometry.cameras[0]),
+            (result.gaussians.means, result.cameras),
+        )
+    )
+    torch.testing.assert_close(after, before, rtol=1e-3, atol=1e-3)
 
 
 def test_too_little_memory_says_what_to_lower(monkeypatch):
