@@ -78,13 +78,15 @@ def sample_batch(
     table = primitive_table(dice, layout, textures.shape[0])
     ambience = ambience_table(dice, layout, textures.shape[0])
     K, fov = sample_intrinsics(dice, views, size, config.fov)
-    offset, inward, _, _ = path(dice, views, config.targets, config.baseline)
-    tries, _ = candidates(dice, layout, offset, inward, fov)
+    offset, inward = path(dice, views, config.targets, config.baseline)
+    tries = candidates(dice, layout, offset, inward, fov)
     best = choose(tries, K, size, contexts, table, layout.waves, counts, config.steps)
     c2w = tries[torch.arange(batch, device=dice.device), best]
     # One draw on the host: what is compiled must not depend on values of the device.
     shadows = float(torch.rand((), generator=torch.Generator().manual_seed(seed))) < config.shadows
-    light, depth = cast(table, layout.waves, ambience, c2w, K, size, textures, config, shadows, blur(dice, views))
+    light, depth = cast(
+        table, layout.waves, ambience, c2w, K, size, textures, config, shadows, draw_pixel_filter(dice, views)
+    )
     images = develop(dice, light, config)
     valid = depth < torch.inf
     w2c, scale = into_world(dice, c2w, config.world_scale)
@@ -92,7 +94,7 @@ def sample_batch(
     return SyntheticBatch(images, depth, valid, Cameras(w2c, K, size), kind)
 
 
-def blur(dice: Dice, views: int) -> Tensor:
+def draw_pixel_filter(dice: Dice, views: int) -> Tensor:
     """Weight [B, V] of each neighbour sample in the pixel filter: a soft (0.25, a tent) to a crisp lens."""
     return dice.uniform(1, low=0.18, high=0.25) + dice.uniform(views, low=-0.01, high=0.01)
 
@@ -116,8 +118,8 @@ def cast(
 ) -> tuple[Tensor, Tensor]:
     """Linear light [B, V, 3, H, W] and z-depth [B, V, H, W] (infinity: sky).
 
-    Samples lie on a grid of half pixels, so every second one of a row is a pixel centre, where depth is taken; a pixel's
-    light is a small tent over 3 x 3 samples, of which it shares all but one with its neighbours.
+    Samples lie on a grid of half pixels, so every second one of a row is a pixel centre, where depth is taken; a
+    pixel's light is a small tent over 3 x 3 samples, of which it shares all but one with its neighbours.
     """
     batch, views = c2w.shape[:2]
     height, width = size
@@ -181,8 +183,8 @@ def pixel_filter(samples: Tensor, soft: Tensor) -> Tensor:
 def develop(dice: Dice, light: Tensor, config: SyntheticConfig) -> Tensor:
     """Linear light [B, V, 3, H, W] -> images in [0, 1]: exposure, white balance, a film curve and noise."""
     batch, views = light.shape[:2]
-    level = light.clamp(0, 20).mean((1, 2, 3, 4))
-    gain = dice.log_uniform(low=0.16, high=0.36) / level.clamp_min(1e-4)
+    level = light.clamp(0, 20).sqrt().mean((1, 2, 3, 4)).square()
+    gain = dice.log_uniform(low=0.13, high=0.32) / level.clamp_min(1e-4)
     varied = torch.where(dice.chance(config.exposure, 1), 1.0, 0.0)
     exposure = torch.exp(varied * dice.normal(views, std=0.12))
     balance = torch.exp(varied[..., None] * dice.normal(views, 3, std=0.025))

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import math
+from functools import cache
+from itertools import accumulate
 
 import torch
 from torch import Tensor
 
 BLOCK = 4096
+
+
+@cache
+def constant(values: tuple, device: torch.device) -> Tensor:
+    """A float32 tensor of fixed numbers, sent to the device once: sending it anew would stop for the device."""
+    return torch.tensor(values, dtype=torch.float32, device=device)
 
 
 class Dice:
@@ -33,6 +41,8 @@ class Dice:
             self.used = 0
         numbers = self.block[:, self.used : self.used + count].reshape(self.batch, *shape)
         self.used += count
+        if isinstance(low, float | int) and isinstance(high, float | int):
+            return numbers if (low, high) == (0, 1) else numbers * (high - low) + low
         return low + (high - low) * numbers
 
     def log_uniform(self, *shape: int, low: float, high: float) -> Tensor:
@@ -49,6 +59,6 @@ class Dice:
 
     def choice(self, weights: tuple[float, ...], *shape: int) -> Tensor:
         """int64 [B, *shape]: an index of `weights`, drawn in proportion to them."""
-        edges = torch.tensor(weights, device=self.device).cumsum(0)
-        number = self.uniform(*shape) * edges[-1]
-        return (number[..., None] >= edges[:-1]).sum(-1)
+        edges = tuple(accumulate(weights))
+        number = self.uniform(*shape, high=edges[-1])
+        return (number[..., None] >= constant(edges[:-1], self.device)).sum(-1)

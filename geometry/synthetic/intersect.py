@@ -163,11 +163,14 @@ def hit_implicit(origin: Triple, direction: Triple, roundness: Tensor, waves: Te
     return torch.where(found, t, torch.inf)
 
 
-def nearest(t: Tensor, offset: int) -> tuple[Tensor, Tensor]:
-    """Smallest parameter [C, N] and its key [C, N] of hits [C, N, P]; the key's order is that of the parameter."""
-    index = torch.arange(offset, offset + t.shape[-1], device=t.device, dtype=torch.int32)
-    key = torch.where(t < torch.inf, (t.view(torch.int32) & ~INDEX_BITS) | index, MISS)
-    return t.amin(-1), key.amin(-1)
+def keys(t: Tensor, index: Tensor | int) -> Tensor:
+    """Integers that sort like the parameters t > 0 and carry the index of the primitive; MISS where t is infinite."""
+    return torch.where(t < torch.inf, (t.view(torch.int32) & ~INDEX_BITS) | index, MISS)
+
+
+def nearest(t: Tensor, offset: int) -> Tensor:
+    """Smallest key [C, N] of hits [C, N, P] with the primitives from `offset` on."""
+    return keys(t, torch.arange(offset, offset + t.shape[-1], device=t.device, dtype=torch.int32)).amin(-1)
 
 
 def shape_of(shape: Tensor, start: int, stop: int) -> tuple[Tensor, ...]:
@@ -185,7 +188,7 @@ def first_hit(
     counts: Counts,
     steps: int,
 ) -> tuple[Tensor, Tensor]:
-    """z-depth [C, N] of the first surface (infinity: none) and the index [C, N] of its primitive (127: none)."""
+    """z-depth [C, N] of the first surface (infinity: none) and the index [C, N] of its primitive (any, if none)."""
     xs, ys = x[..., None], y[..., None]
 
     def ray(start: int, stop: int) -> tuple[Triple, Triple]:
@@ -193,21 +196,31 @@ def first_hit(
         direction = tuple(m[3 * i] * xs + m[3 * i + 1] * ys + m[3 * i + 2] for i in range(3))
         return tuple(eye[:, i, None, start:stop] for i in range(3)), direction
 
+    # Only keys are reduced: one consumer of each hit matrix, so that it lives in registers alone.
     stop = counts.boxes
-    depth, key = nearest(hit_boxes(*ray(0, stop), shape_of(shape, 0, stop)[0]), 0)
+    key = nearest(hit_boxes(*ray(0, stop), shape_of(shape, 0, stop)[0]), 0)
     start, stop = stop, stop + counts.rounds
-    t, k = nearest(hit_rounds(*ray(start, stop), shape_of(shape, start, stop)[:3]), start)
-    depth, key = torch.minimum(depth, t), torch.minimum(key, k)
+    key = torch.minimum(key, nearest(hit_rounds(*ray(start, stop), shape_of(shape, start, stop)[:3]), start))
     start, stop = stop, stop + counts.panels
-    t, k = nearest(hit_panels(*ray(start, stop), shape_of(shape, start, stop)), start)
-    depth, key = torch.minimum(depth, t), torch.minimum(key, k)
-    for i in range(counts.implicits):
-        origin, direction = ray(stop + i, stop + i + 1)
-        origin, direction = tuple(o[..., 0] for o in origin), tuple(d[..., 0] for d in direction)
-        t = hit_implicit(origin, direction, shape[:, 0, stop + i, None], waves[:, i], steps)
-        k = torch.where(t < torch.inf, (t.view(torch.int32) & ~INDEX_BITS) | (stop + i), MISS)
-        depth, key = torch.minimum(depth, t), torch.minimum(key, k)
-    return depth, (key & INDEX_BITS).long()
+    key = torch.minimum(key, nearest(hit_panels(*ray(start, stop), shape_of(shape, start, stop)), start))
+    lumps = []
+    for i in range(stop, counts.total):
+        origin, direction = (tuple(v[..., 0] for v in side) for side in ray(i, i + 1))
+        lumps.append(hit_implicit(origin, direction, shape[:, 0, i, None], waves[:, i - stop], steps))
+        key = torch.minimum(key, keys(lumps[-1], i))
+
+    # A key holds its parameter to 16 bits only: the winner alone is intersected once more.
+    index = (key & INDEX_BITS).long().clamp_max(counts.total - 1)
+    m = [to_local[:, i].gather(1, index) for i in range(9)]
+    direction = tuple(m[3 * i] * x + m[3 * i + 1] * y + m[3 * i + 2] for i in range(3))
+    origin = tuple(eye[:, i].gather(1, index) for i in range(3))
+    own = tuple(shape[:, i].gather(1, index) for i in range(4))
+    depth = hit_panels(origin, direction, own)
+    depth = torch.where(index < counts.boxes + counts.rounds, hit_rounds(origin, direction, own[:3]), depth)
+    depth = torch.where(index < counts.boxes, hit_boxes(origin, direction, own[0]), depth)
+    for i, lump in enumerate(lumps):
+        depth = torch.where(index == stop + i, lump, depth)
+    return torch.where(key < MISS, depth, torch.inf), index
 
 
 def blocked(

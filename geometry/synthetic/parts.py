@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .dice import Dice
+from .dice import Dice, constant
 
 ROW = 14
 WAVES = 6
@@ -54,35 +54,41 @@ class Layout(NamedTuple):
 
 
 def rows(dice: Dice, n: int, center, half, angles=(0.0, 0.0, 0.0), shape=(0, 0, 0, 1), matter=Matter.THING) -> Tensor:
-    """Primitives [B, n, ROW]; every entry is a number or a tensor that broadcasts to [B, n]."""
-    shape = shape if isinstance(shape, Tensor) else torch.tensor(shape, dtype=torch.float32, device=dice.device)
-    values = [torch.as_tensor(v, dtype=torch.float32, device=dice.device) for v in (*center, *half, *angles)]
-    values = [v.expand(dice.batch, n) for v in values]
-    matter = torch.as_tensor(matter, dtype=torch.float32, device=dice.device).expand(dice.batch, n)
-    return torch.cat([torch.stack(values, -1), shape.expand(dice.batch, n, 4), matter[..., None]], -1)
+    """Primitives [B, n, ROW]; each entry is a number or a tensor that broadcasts to [B, n], `shape` also [B, n, 4]."""
+    row = torch.zeros(dice.batch, n, ROW, device=dice.device)
+    whole = isinstance(shape, Tensor)
+    for i, value in enumerate((*center, *half, *angles, *((0, 0, 0, 0) if whole else shape), matter)):
+        if isinstance(value, Tensor):
+            row[..., i] = value
+        elif value:
+            row[..., i].fill_(value)
+    if whole:
+        row[..., 9:13] = shape
+    return row
+
+
+def unused(dice: Dice, n: int) -> Tensor:
+    """Rows [B, n, ROW] that no ray meets."""
+    small = 1e-3
+    row = constant((0.0, 0.0, -OUTLYING, small, small, small, *(0.0,) * 6, 1.0, 0.0), dice.device)
+    return row.expand(dice.batch, n, ROW)
 
 
 def slots(dice: Dice, count: int, *parts: Tensor) -> Tensor:
     """Parts joined into exactly `count` slots [B, count, ROW]; what is too much is dropped."""
-    joined = torch.cat(parts, 1) if parts else torch.zeros(dice.batch, 0, ROW, device=dice.device)
-    if joined.shape[1] < count:
-        unused = rows(dice, count - joined.shape[1], (0.0, 0.0, -OUTLYING), (1e-3, 1e-3, 1e-3))
-        joined = torch.cat([joined, unused], 1)
-    return joined[:, :count]
+    missing = count - sum(part.shape[1] for part in parts)
+    return torch.cat([*parts, unused(dice, max(missing, 0))], 1)[:, :count]
 
 
-def only(part: Tensor, keep: Tensor) -> Tensor:
+def only(dice: Dice, part: Tensor, keep: Tensor) -> Tensor:
     """`part` [B, n, ROW] with those rows out of sight where `keep` [B] or [B, n] is false."""
     keep = keep[:, None] if keep.dim() == 1 else keep
-    moved = part.clone()
-    moved[..., 2] = torch.where(keep, part[..., 2], -OUTLYING)
-    moved[..., 3:6] = torch.where(keep[..., None], part[..., 3:6], 1e-3)
-    return moved
+    return torch.where(keep[..., None], part, unused(dice, part.shape[1]))
 
 
 def round_shapes(dice: Dice, n: int, weights: tuple[float, ...] = (3, 3, 1, 2, 1, 1, 1)) -> Tensor:
     """Shape numbers [B, n, 4] of random solids of revolution."""
-    return torch.tensor(ROUNDS, device=dice.device)[dice.choice(weights, n)]
+    return constant(ROUNDS, dice.device)[dice.choice(weights, n)]
 
 
 def heap(dice: Dice, n: int, area, floor, size: tuple[float, float]) -> tuple[tuple, tuple, tuple]:
@@ -129,7 +135,7 @@ def room(dice: Dice, boxes: int, panels: int) -> tuple[Tensor, Tensor, tuple[Ten
     x, y, z, yaw = on_wall(dice, panels, half_x - 0.012, half_y - 0.012, 0.9, 2.0)
     size = dice.log_uniform(panels, low=0.12, high=0.8)
     kind = dice.choice((5, 2, 2), panels)
-    matter = torch.tensor([Matter.PICTURE, Matter.LAMP, Matter.GLASS], device=dice.device)[kind]
+    matter = constant((Matter.PICTURE, Matter.LAMP, Matter.GLASS), dice.device)[kind]
     pictures = rows(
         dice, panels, (x, y, z), (size, size * dice.uniform(panels, low=0.6, high=1.5), 1.0),
         (yaw, math.pi / 2, 0.0), SHEET, matter,
@@ -169,7 +175,7 @@ def leaves(dice: Dice, n: int, center, radius, size: tuple[float, float], matter
     place = tuple(c + r * dice.normal(n).clamp(-1.8, 1.8) for c, r in zip(center, radius, strict=True))
     length = dice.log_uniform(1, low=size[0], high=size[1]) * dice.uniform(n, low=0.6, high=1.4)
     angles = (dice.uniform(n, high=6.28), dice.normal(n, std=0.7), dice.normal(n, std=0.7))
-    kinds = torch.tensor([LEAF, DISC, SHEET], dtype=torch.float32, device=dice.device)
+    kinds = constant((LEAF, DISC, SHEET), dice.device)
     shape = kinds[dice.choice((6, 2, 1), 1)]
     return rows(dice, n, place, (length, length * dice.uniform(1, low=0.15, high=0.7), 1.0), angles, shape, matter)
 
@@ -178,7 +184,7 @@ def view(dice: Dice, target, extent, spread, farthest, azimuth=(0.0, 6.28), elev
     """The last fields of a Layout from numbers or tensors [B, 1]."""
 
     def column(value) -> Tensor:
-        return torch.as_tensor(value, dtype=torch.float32, device=dice.device).expand(dice.batch, 1)[:, 0]
+        return (value if isinstance(value, Tensor) else constant((value,), dice.device)).expand(dice.batch, 1)[:, 0]
 
     def pair(value) -> Tensor:
         return torch.stack([column(v) for v in value], -1)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..cameras import invert_rigid
-from .dice import Dice
+from .dice import Dice, constant
 from .intersect import Counts, first_hit
 from .parts import Layout
 from .shade import FIELD
@@ -39,20 +39,20 @@ def normalize(v: Tensor) -> Tensor:
     return v / v.norm(dim=-1, keepdim=True).clamp_min(1e-9)
 
 
-def path(dice: Dice, views: int, targets: int, baseline: tuple[float, float]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Offsets [B, R, V, 3] right, up and forward of the first guess in units of its distance to the target, the
-    amount [B] by which views turn towards the target (1: look at it, 0: parallel, < 0: outwards) and two more.
+def path(dice: Dice, views: int, targets: int, baseline: tuple[float, float]) -> tuple[Tensor, Tensor]:
+    """How the views of every candidate stand about its base, and how far they turn to what is looked at.
 
-    The last `targets` views lie between the others, some beyond them or nearer. Third, the rig [B]; fourth, the
-    distance [B] between neighbouring views.
+    Returns offsets [B, R, V, 3] right, up and forward of the base, in units of its distance to the target, and the
+    amount [B] of turning: 1 looks at the target, 0 is parallel, below 0 outwards. The last `targets` views lie
+    between the others, some beyond them or nearer.
     """
     contexts = views - targets
     rig = dice.choice(RIG_WEIGHTS)
     step = dice.log_uniform(low=baseline[0], high=baseline[1])
     total = step * max(contexts - 1, 1)
     # An arc may open 90 degrees; what moves without turning soon leaves the others' sight.
-    cap = torch.tensor([math.pi / 2, 1.3, 0.9, 0.8, 1.3, 0.6], device=dice.device)[rig]
-    reach = 0.5 * torch.minimum(total, cap)[:, None, None] * torch.tensor(SHRINK, device=dice.device)[:, None]
+    cap = constant((math.pi / 2, 1.3, 0.9, 0.8, 1.3, 0.6), dice.device)[rig]
+    reach = 0.5 * torch.minimum(total, cap)[:, None, None] * constant(SHRINK, dice.device)[:, None]
 
     even = torch.linspace(-1, 1, contexts, device=dice.device) if contexts > 1 else torch.zeros(1, device=dice.device)
     jitter = dice.normal(contexts, std=0.25 / max(contexts - 1, 1))
@@ -89,11 +89,11 @@ def path(dice: Dice, views: int, targets: int, baseline: tuple[float, float]) ->
     inward = dice.uniform()
     inward = torch.where(rig == 0, dice.uniform(low=0.85, high=1.0), inward)
     inward = torch.where(rig == 5, -0.4 * inward, inward)
-    return offset, inward, rig, step
+    return offset, inward
 
 
-def candidates(dice: Dice, layout: Layout, offset: Tensor, inward: Tensor, fov: Tensor) -> tuple[Tensor, Tensor]:
-    """c2w [B, R, V, 4, 4] of every candidate's views and the distance [B, R] of its base to the target."""
+def candidates(dice: Dice, layout: Layout, offset: Tensor, inward: Tensor, fov: Tensor) -> Tensor:
+    """c2w [B, R, V, 4, 4] of every candidate's views."""
     tries, views = offset.shape[1:3]
     target = layout.target[:, None] + layout.spread[:, None, None] * dice.normal(tries, 3)
     azimuth = dice.uniform(tries, low=layout.azimuth[:, :1], high=layout.azimuth[:, 1:])
@@ -109,20 +109,20 @@ def candidates(dice: Dice, layout: Layout, offset: Tensor, inward: Tensor, fov: 
     straight = -back[:, :, None]
     look = straight + inward[:, None, None, None] * (normalize(target[:, :, None] - eye) - straight)
     look = normalize(normalize(look) + dice.normal(1, views, 3, std=0.06) * torch.tan(0.5 * fov)[:, None, None, None])
-    roll = dice.normal(1, views, std=0.03) + dice.choice((0.46, 0.46, 0.04, 0.04), 1, 1).clamp_min(1).sub(1) * (
-        math.pi / 2
-    )
+    # A few scenes are photographed with the camera turned on its side.
+    turned = dice.choice((0.94, 0.03, 0.03), 1, 1)
+    roll = dice.normal(1, views, std=0.03) + (math.pi / 2) * ((turned == 1).float() - (turned == 2).float())
     x = normalize(torch.linalg.cross(look, up[:, :, None].expand_as(look)))
     y = torch.linalg.cross(look, x)
     cos, sin = torch.cos(roll)[..., None], torch.sin(roll)[..., None]
     c2w = torch.zeros(*eye.shape[:-1], 4, 4, device=eye.device)
     c2w[..., :3, :] = torch.stack([cos * x + sin * y, cos * y - sin * x, look, eye], -1)
     c2w[..., 3, 3] = 1
-    return c2w, distance
+    return c2w
 
 
 def into_frames(table: Tensor, c2w: Tensor) -> tuple[Tensor, Tensor]:
-    """Camera directions -> unit frames [B, ..., 9, P] and camera centres there [B, ..., 3, P], of c2w [B, ..., 4, 4]."""
+    """Camera directions -> unit frames [M, 9, P] and centres there [M, 3, P], of M cameras c2w [B, ..., 4, 4]."""
     frame = table[:, :9].unflatten(1, (3, 3))
     c2w = c2w.flatten(1, -3)
     to_local = torch.einsum("bijp,bvjk->bvikp", frame, c2w[..., :3, :3]).flatten(2, 3)
@@ -179,7 +179,7 @@ def choose(
     uv = local[..., :2] / local[..., 2:].clamp_min(1e-6)
     K_context = K[:, None, None, :contexts, None]
     uv = uv * torch.stack([K_context[..., 0, 0], K_context[..., 1, 1]], -1) + K_context[..., :2, 2]
-    cell = torch.floor(uv / torch.tensor([size[1], size[0]], device=uv.device) * PROBE)
+    cell = torch.floor(uv / constant((size[1], size[0]), uv.device) * PROBE)
     within = ((cell >= 0) & (cell < PROBE)).all(-1) & front
     number = (cell[..., 1] * PROBE + cell[..., 0]).clamp(0, PROBE * PROBE - 1).long()
     other = depth[:, :, None, :contexts].expand(-1, -1, views, -1, -1).gather(-1, number)

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from .dice import Dice
+from .dice import Dice, constant
 from .indoors import interior, plant, shelf, tabletop
 from .intersect import Counts
 from .outdoors import aerial, clutter, facade, statue, street
@@ -42,7 +42,7 @@ def rotations(angles: Tensor) -> Tensor:
 def muted(dice: Dice, n: int, saturation: float) -> Tensor:
     """Tints [B, 3, n] of linear light: a hue that scenes tend to share, mostly little saturated."""
     hue = dice.uniform(1) + dice.normal(n, std=0.12) + torch.where(dice.chance(0.25, n), dice.uniform(n), 0.0)
-    phase = hue[:, None] + torch.tensor([0.0, -1 / 3, 1 / 3], device=dice.device)[:, None]
+    phase = hue[:, None] + constant((0.0, -1 / 3, 1 / 3), dice.device)[:, None]
     pure = ((phase - phase.round()).abs() * -6 + 2).clamp(0, 1)
     amount = saturation * dice.uniform(1, n) ** 2.2
     return dice.log_uniform(1, n, low=0.06, high=0.85) * (1 - amount * (1 - pure))

@@ -80,7 +80,6 @@ def trace(
     depth, index = first_hit(world.to_local, world.eye_local, shape, world.waves, x, y, counts, steps)
     seen = depth < torch.inf
     t = torch.where(seen, depth, 1.0)
-    index = index.clamp_max(counts.total - 1)
 
     def pick(name: str) -> Tensor:
         return table[:, FIELD[name]].gather(1, index)
