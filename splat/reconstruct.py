@@ -19,8 +19,9 @@ from splat.depth_splats import splats_from_depth
 from splat.gaussians import Gaussians, transform
 from splat.model import GaussianModel
 
-# Peak of the forward beside the weights, per pixel of all views: measured with nano on the CPU, and with giant on CUDA.
-_BYTES_PER_PIXEL = 1600
+# Peak of the forward beside the weights, per pixel of all views: nano takes 0.7 to 1 kB (CPU, 4 and 8 views of 252 and
+# 504 pixels), wider networks take more.
+_BYTES_PER_PIXEL = 1500
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 
 import cv2
@@ -76,35 +78,40 @@ def write_mp4(path: str | Path, frames: Iterable[np.ndarray], fps: int = 30) -> 
     That format has even sides: an odd last row or column is left out. Raises ImportError when imageio-ffmpeg is
     missing, ValueError without frames, OSError when ffmpeg fails.
     """
-    try:
-        import imageio_ffmpeg
-    except ImportError as error:
-        raise ImportError("writing a video needs imageio-ffmpeg: pip install imageio-ffmpeg") from error
-
+    frames = iter(frames)
+    first = next(frames, None)
+    if first is None:
+        raise ValueError(f"{path}: a video needs at least one frame")
+    h, w = (side - side % 2 for side in first.shape[:2])
     with whole_file(path) as temporary:
-        writer = None
-        try:
-            for frame in frames:
-                h, w = (side - side % 2 for side in frame.shape[:2])
-                if writer is None:
-                    writer = imageio_ffmpeg.write_frames(
-                        str(temporary),
-                        (w, h),
-                        fps=fps,
-                        codec="libx264",
-                        macro_block_size=2,
-                        output_params=["-crf", "18", "-preset", "medium", "-movflags", "+faststart"],
-                        ffmpeg_log_level="error",
-                    )
-                    writer.send(None)
-                writer.send(np.ascontiguousarray(frame[:h, :w]))
-        finally:
-            if writer is not None:
-                writer.close()
-        if writer is None:
-            raise ValueError(f"{path}: a video needs at least one frame")
-        if not temporary.is_file() or temporary.stat().st_size == 0:
-            raise OSError(f"ffmpeg wrote nothing to {path}; is the disk full?")
+        source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{w}x{h}", "-r", str(fps), "-i", "-"]
+        codec = ["-c:v", "libx264", "-crf", "18", "-pix_fmt", "yuv420p", "-movflags", "+faststart"]
+        command = [_ffmpeg(), "-v", "error", *source, *codec, str(temporary)]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0) as process:
+            try:
+                for frame in chain([first], frames):
+                    rest = memoryview(frame[:h, :w].tobytes())
+                    # An unbuffered pipe takes a part at a time, and has nothing left to flush when ffmpeg dies.
+                    while rest:
+                        rest = rest[process.stdin.write(rest) :]
+                _, said = process.communicate()
+            except BrokenPipeError:
+                said = process.stderr.read()
+            finally:
+                process.kill()
+        if process.returncode != 0:
+            lines = said.decode(errors="replace").strip().splitlines() or ["no reason given"]
+            raise OSError(f"ffmpeg could not write {path}: {lines[-1]}")
+
+
+def _ffmpeg() -> str:
+    """The ffmpeg that imageio-ffmpeg brings along (or finds)."""
+    try:
+        from imageio_ffmpeg import get_ffmpeg_exe
+
+        return get_ffmpeg_exe()
+    except (ImportError, RuntimeError) as error:
+        raise ImportError("writing a video needs ffmpeg: pip install imageio-ffmpeg") from error
 
 
 def _fitting(text: str, width: int, font: ImageFont.FreeTypeFont) -> str:

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 import splat.outputs
+import splat.video
 from geometry.cameras import Cameras
 from splat.atomic import whole_file, whole_folder
 from splat.cameras_json import read_cameras, write_cameras
@@ -214,6 +215,13 @@ def test_video_needs_frames_and_leaves_nothing_when_a_frame_fails(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         write_mp4(tmp_path / "v.mp4", frames())
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_failing_ffmpeg_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(splat.video, "_ffmpeg", lambda: "false")
+    with pytest.raises(OSError, match="ffmpeg could not write .*v.mp4: no reason given"):
+        write_mp4(tmp_path / "v.mp4", [np.zeros((200, 200, 3), np.uint8)] * 5)
     assert os.listdir(tmp_path) == []
 
 
