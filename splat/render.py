@@ -2,15 +2,91 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
+import torch
 from torch import Tensor
+
+from geometry.cameras import Cameras
+from splat import raster_cpu, raster_cuda
+from splat.gaussians import Gaussians
 
 
 @dataclass(frozen=True)
 class Render:
-    """What cameras see: `color` [..., V, H, W, 3], `depth` [..., V, H, W] expected z-depth, `alpha` [..., V, H, W] in 0..1."""
+    """What cameras see: `color` [..., V, H, W, 3], expected z-`depth` and `alpha` in 0..1 [..., V, H, W]."""
 
     color: Tensor
     depth: Tensor
     alpha: Tensor
+
+
+def render(
+    gaussians: Gaussians,
+    cameras: Cameras,
+    background: Tensor | None = None,
+    *,
+    near: float = 0.01,
+    far: float = 1e10,
+    antialiased: bool = False,
+) -> Render:
+    """Render Gaussians [..., N] in cameras [..., V] whose batch axes `...` agree; differentiable, in float32.
+
+    `background` is None (black), [3], [V, 3] or [..., V, 3]. Gaussians whose centre lies nearer than `near` or beyond
+    `far` (z-depth), or that hold NaN or infinity, are culled. `antialiased` dims splats smaller than a pixel by the
+    energy that the 0.3 px^2 screen blur adds (Mip-Splatting, Yu et al. 2024). Depth is
+    sum(weight * z) / max(alpha, 1e-10).
+
+    Gradients reach every field of the Gaussians, `background` and `cameras.w2c`; `cameras.K` gets none. On CUDA gsplat
+    renders (ImportError when it is missing), elsewhere compiled CPU kernels; both use the conventions of gsplat 1.5.3.
+    Raises ValueError when shapes, devices or depth limits disagree.
+    """
+    lead, views, device = gaussians.means.shape[:-2], cameras.shape[-1:], gaussians.means.device
+    if not views or cameras.shape[:-1] != lead:
+        raise ValueError(f"gaussians {[*lead, 'N']} need cameras {[*lead, 'V']}, got cameras {list(cameras.shape)}")
+    if cameras.w2c.device != device:
+        raise ValueError(f"gaussians are on {device}, cameras on {cameras.w2c.device}; move one of them")
+    if not 0 < near < far:
+        raise ValueError(f"depth limits must be 0 < near < far, got near={near}, far={far}")
+    if background is not None:
+        background = _expand(background, (*lead, *views, 3), device)
+
+    # one batch axis for the backends, whatever the scene has
+    def flatten(tensor: Tensor) -> Tensor:
+        return tensor.float().reshape(lead.numel(), *tensor.shape[len(lead) :])
+
+    flat = Gaussians(*(flatten(getattr(gaussians, f.name)) for f in fields(Gaussians)))
+    flat_cameras = Cameras(flatten(cameras.w2c), flatten(cameras.K), cameras.size)
+    flat_background = None if background is None else flatten(background)
+    options = {"near": near, "far": far, "antialiased": antialiased}
+
+    if gaussians.count == 0 or cameras.shape.numel() == 0:
+        color, depth, alpha = _empty_picture(flat_cameras, flat_background)
+    elif device.type == "cuda":
+        color, depth, alpha = raster_cuda.rasterize(flat, flat_cameras, flat_background, **options)
+    else:
+        color, depth, alpha = (
+            t.to(device) for t in raster_cpu.rasterize(flat.to("cpu"), flat_cameras.to("cpu"), **options)
+        )
+        depth = depth / alpha.clamp_min(1e-10)
+        if flat_background is not None:
+            color = color + (1 - alpha)[..., None] * flat_background[:, :, None, None]
+    return Render(*(t.reshape(*lead, *t.shape[1:]) for t in (color, depth, alpha)))
+
+
+def _expand(background: Tensor, shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """`background` as float32 of `shape` [..., V, 3] on `device`."""
+    try:
+        return background.to(device, torch.float32).expand(shape)
+    except RuntimeError as error:
+        raise ValueError(
+            f"background must be [3], [V, 3] or [..., V, 3] = {[*shape]}, got {[*background.shape]}"
+        ) from error
+
+
+def _empty_picture(cameras: Cameras, background: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    nothing = cameras.w2c.new_zeros(*cameras.shape, *cameras.size)
+    color = nothing[..., None].expand(*nothing.shape, 3)
+    if background is not None:
+        color = color + background[:, :, None, None]
+    return color, nothing, nothing

@@ -1,0 +1,201 @@
+"""Splats to pixels, front to back, and back: 8 pixels of a row at a time, tile by tile.
+
+A pixel stops before its transmittance would fall to MIN_TRANSMITTANCE; from then on the transmittance is stored
+negated, which also marks the pixels of a tile that lie outside the image. Both passes walk the same way through the
+same arithmetic, so the backward pass meets exactly the weights that made the picture.
+"""
+
+import numpy as np
+from numba import njit, prange
+
+from splat.cpu.binning import TILE_HEIGHT, TILE_WIDTH, tile_rectangle
+from splat.cpu.lanes import WIDTH, fill, load, ramp, some, store, total, where
+from splat.cpu.projection import DEPTH, LIMIT, OPACITY, RED, A, B, C, X, Y
+
+MAX_ALPHA = np.float32(0.999)  # as in gsplat 1.5.3; no gradient flows where it clamps
+MIN_TRANSMITTANCE = np.float32(1e-4)
+
+STRIDE = TILE_WIDTH + WIDTH  # a tile's row in memory: 8 pixels may start at its last column
+PLANE = TILE_HEIGHT * STRIDE
+PATIENCE = 32  # splats between two looks at whether a whole tile is finished
+
+ZERO, HALF, ONE = np.float32(0), np.float32(0.5), np.float32(1)
+# exp(-s) = 1 + s (E1 + s (E2 + ...)) for s in 0..0.6935, to 1e-8: interpolated at Chebyshev nodes
+E1, E2, E3 = np.float32(-0.99999999), np.float32(0.49999913), np.float32(-0.16665199)
+E4, E5, E6 = np.float32(0.04157516), np.float32(-0.00807236), np.float32(0.00103605)
+
+_HELPER = {"error_model": "numpy"}
+_KERNEL = {"parallel": True, "cache": True, "error_model": "numpy"}
+
+
+@njit(**_HELPER)
+def _start_transmittance(state, columns, rows):
+    """Plane 0 of a tile: 1 in the image, -1 outside."""
+    for y in range(TILE_HEIGHT):
+        for x in range(STRIDE):
+            state[y * STRIDE + x] = ONE if x < columns and y < rows else -ONE
+
+
+@njit(**_HELPER)
+def _finished(state):
+    """Whether no pixel of the tile can take more light."""
+    for offset in range(0, PLANE, WIDTH):  # noqa: SIM110 (numba has no all())
+        if some(load(state, offset) > ZERO):
+            return False
+    return True
+
+
+@njit(**_HELPER)
+def _falloff(s):
+    """exp(-8 s) for s in 0..0.6935."""
+    e = ONE + s * (E1 + s * (E2 + s * (E3 + s * (E4 + s * (E5 + s * E6)))))
+    e = e * e
+    e = e * e
+    return e * e
+
+
+@njit(**_HELPER)
+def _window(bounds, i, left, top):
+    """The bounds of splat i inside the tile whose corner is (left, top)."""
+    x0, x1 = max(bounds[i, 0] - left, 0), min(bounds[i, 1] - left, TILE_WIDTH)
+    y0, y1 = max(bounds[i, 2] - top, 0), min(bounds[i, 3] - top, TILE_HEIGHT)
+    return x0, x1, y0, y1
+
+
+@njit(
+    "void(float32[:, ::1], int32[:, ::1], int64[::1], int32[::1], int64, "
+    "float32[:, :, ::1], float32[:, ::1], float32[:, ::1], int64[::1])",
+    **_KERNEL,
+)
+def blend(splats, bounds, starts, ids, tiles_x, color, depth, transmittance, used):
+    """Fill `color` [H, W, 3], `depth` [H, W] (sum of weight times depth) and `transmittance` [H, W].
+
+    `used` [tiles] becomes the number of splats of each tile that came before all its pixels were finished.
+    """
+    height, width = depth.shape
+    for tile in prange(len(used)):
+        left, top = tile % tiles_x * TILE_WIDTH, tile // tiles_x * TILE_HEIGHT
+        columns, rows = min(TILE_WIDTH, width - left), min(TILE_HEIGHT, height - top)
+        state = np.zeros(5 * PLANE, np.float32)  # transmittance, red, green, blue, depth
+        _start_transmittance(state, columns, rows)
+        for k in range(starts[tile], starts[tile + 1]):
+            if (k - starts[tile]) % PATIENCE == 0 and _finished(state):
+                break
+            used[tile] = k + 1 - starts[tile]
+            i = ids[k]
+            x0, x1, y0, y1 = _window(bounds, i, left, top)
+            a, b, c, opacity, limit = splats[i, A], splats[i, B], splats[i, C], splats[i, OPACITY], splats[i, LIMIT]
+            red, green, blue, z = splats[i, RED], splats[i, RED + 1], splats[i, RED + 2], splats[i, DEPTH]
+            for x in range(x0, x1, WIDTH):
+                dx = (splats[i, X] - np.float32(left + x) - HALF) - ramp()
+                a_dx2, b_dx = a * dx * dx, b * dx
+                for y in range(y0, y1):
+                    p = y * STRIDE + x
+                    dy = splats[i, Y] - np.float32(top + y) - HALF
+                    s = a_dx2 + dy * b_dx + dy * dy * c
+                    t = load(state, p)
+                    seen = (s >= ZERO) & (s <= limit) & (t > ZERO)
+                    if not some(seen):
+                        continue
+                    e = opacity * _falloff(s)
+                    alpha = where(e >= MAX_ALPHA, MAX_ALPHA, e)
+                    after = t - t * alpha
+                    light = seen & (after > MIN_TRANSMITTANCE)
+                    weight = where(light, alpha * t, ZERO)
+                    store(state, p, where(seen, where(light, after, ZERO - t), t))
+                    store(state, p + PLANE, load(state, p + PLANE) + red * weight)
+                    store(state, p + 2 * PLANE, load(state, p + 2 * PLANE) + green * weight)
+                    store(state, p + 3 * PLANE, load(state, p + 3 * PLANE) + blue * weight)
+                    store(state, p + 4 * PLANE, load(state, p + 4 * PLANE) + z * weight)
+        for y in range(rows):
+            for x in range(columns):
+                p = y * STRIDE + x
+                transmittance[top + y, left + x] = abs(state[p])
+                for channel in range(3):
+                    color[top + y, left + x, channel] = state[p + (1 + channel) * PLANE]
+                depth[top + y, left + x] = state[p + 4 * PLANE]
+
+
+@njit(
+    "void(float32[:, ::1], int32[:, ::1], int64[::1], int64[::1], int32[::1], int64, int64[::1], "
+    "float32[:, :, ::1], float32[:, ::1], float32[:, ::1], "
+    "float32[:, :, ::1], float32[:, ::1], float32[:, ::1], float32[:, ::1])",
+    **_KERNEL,
+)
+def blend_vjp(
+    splats, bounds, first, starts, ids, tiles_x, used,
+    color, depth, transmittance, v_color, v_depth, v_transmittance, v_splats,
+):  # fmt: skip
+    """Write the gradient of each pair of splat and tile to its row of `v_splats` [M, GRADIENTS] (see bin_splats).
+
+    With q_i = colour_i . v_color + z_i v_depth, the loss changes with alpha_i by T_i q_i - R_i / (1 - alpha_i), where
+    the rest R_i is what comes behind: the sum of w_j q_j over j > i, plus T v_transmittance at the end.
+    """
+    height, width = depth.shape
+    for tile in prange(len(used)):
+        left, top = tile % tiles_x * TILE_WIDTH, tile // tiles_x * TILE_HEIGHT
+        columns, rows = min(TILE_WIDTH, width - left), min(TILE_HEIGHT, height - top)
+        state = np.zeros(6 * PLANE, np.float32)  # transmittance, rest, v_red, v_green, v_blue, v_depth
+        _start_transmittance(state, columns, rows)
+        for y in range(rows):
+            for x in range(columns):
+                p, u, v = y * STRIDE + x, left + x, top + y
+                rest = transmittance[v, u] * v_transmittance[v, u] + depth[v, u] * v_depth[v, u]
+                for channel in range(3):
+                    rest += color[v, u, channel] * v_color[v, u, channel]
+                    state[p + (2 + channel) * PLANE] = v_color[v, u, channel]
+                state[p + PLANE] = rest
+                state[p + 5 * PLANE] = v_depth[v, u]
+        for k in range(starts[tile], starts[tile] + used[tile]):
+            i = ids[k]
+            x0, x1, y0, y1 = _window(bounds, i, left, top)
+            a, b, c, opacity, limit = splats[i, A], splats[i, B], splats[i, C], splats[i, OPACITY], splats[i, LIMIT]
+            red, green, blue, z = splats[i, RED], splats[i, RED + 1], splats[i, RED + 2], splats[i, DEPTH]
+            # sums over pixels of weight v_..., and of g = d loss / d exponent times 1, dx, dy, dx^2, dx dy, dy^2
+            sum_red, sum_green, sum_blue, sum_z = fill(ZERO), fill(ZERO), fill(ZERO), fill(ZERO)
+            sum_1, sum_x, sum_y, sum_xx, sum_xy, sum_yy = (
+                fill(ZERO), fill(ZERO), fill(ZERO), fill(ZERO), fill(ZERO), fill(ZERO)
+            )  # fmt: skip
+            for x in range(x0, x1, WIDTH):
+                dx = (splats[i, X] - np.float32(left + x) - HALF) - ramp()
+                a_dx2, b_dx = a * dx * dx, b * dx
+                g_1, g_y = fill(ZERO), fill(ZERO)
+                for y in range(y0, y1):
+                    p = y * STRIDE + x
+                    dy = splats[i, Y] - np.float32(top + y) - HALF
+                    s = a_dx2 + dy * b_dx + dy * dy * c
+                    t = load(state, p)
+                    seen = (s >= ZERO) & (s <= limit) & (t > ZERO)
+                    if not some(seen):
+                        continue
+                    e = opacity * _falloff(s)
+                    alpha = where(e >= MAX_ALPHA, MAX_ALPHA, e)
+                    after = t - t * alpha
+                    light = seen & (after > MIN_TRANSMITTANCE)
+                    weight = where(light, alpha * t, ZERO)
+                    store(state, p, where(seen, where(light, after, ZERO - t), t))
+                    v_red, v_green = load(state, p + 2 * PLANE), load(state, p + 3 * PLANE)
+                    v_blue, v_z = load(state, p + 4 * PLANE), load(state, p + 5 * PLANE)
+                    q = red * v_red + green * v_green + blue * v_blue + z * v_z
+                    rest = load(state, p + PLANE) - weight * q
+                    store(state, p + PLANE, rest)
+                    free = light & (e <= MAX_ALPHA)
+                    g = where(free, e * (rest / (ONE - alpha) - t * q), ZERO)
+                    sum_red, sum_green = sum_red + weight * v_red, sum_green + weight * v_green
+                    sum_blue, sum_z = sum_blue + weight * v_blue, sum_z + weight * v_z
+                    g_1, g_y, sum_yy = g_1 + g, g_y + dy * g, sum_yy + dy * dy * g
+                sum_1, sum_x, sum_xx = sum_1 + g_1, sum_x + dx * g_1, sum_xx + dx * dx * g_1
+                sum_y, sum_xy = sum_y + g_y, sum_xy + dx * g_y
+            tx0, tx1, ty0, _ = tile_rectangle(bounds, i)
+            row = first[i] + (tile // tiles_x - ty0) * (tx1 - tx0) + tile % tiles_x - tx0
+            all_x, all_y = total(sum_x), total(sum_y)
+            v_splats[row, 0] = 16 * a * all_x + 8 * b * all_y
+            v_splats[row, 1] = 8 * b * all_x + 16 * c * all_y
+            v_splats[row, 2] = HALF * total(sum_xx)
+            v_splats[row, 3] = total(sum_xy)
+            v_splats[row, 4] = HALF * total(sum_yy)
+            v_splats[row, 5] = -total(sum_1) / opacity
+            v_splats[row, 6] = total(sum_red)
+            v_splats[row, 7] = total(sum_green)
+            v_splats[row, 8] = total(sum_blue)
+            v_splats[row, 9] = total(sum_z)

@@ -1,0 +1,170 @@
+"""Rendering without CUDA: the numba kernels of `splat.cpu` as one differentiable function.
+
+The kernels compile once, in about 20 seconds, and are cached on disk. NUMBA_NUM_THREADS limits the threads,
+NUMBA_CACHE_DIR moves the cache; results do not depend on either.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+import tempfile
+import threading
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from geometry.cameras import Cameras
+from splat.gaussians import Gaussians
+
+# numba's simplest threading layer aborts the process when two Python threads enter it together.
+_LOCK = threading.Lock()
+_OWNER = []  # the process that rendered first: its OpenMP threads do not survive a fork
+
+
+def rasterize(gaussians: Gaussians, cameras: Cameras, *, near: float, far: float, antialiased: bool) -> tuple:
+    """Colour [B, V, H, W, 3], depth sums [B, V, H, W] and alpha [B, V, H, W] on a black ground, float32 on the CPU.
+
+    Gaussians [B, N, ...] and cameras [B, V], float32 on the CPU. Differentiable in all Gaussian fields and `w2c`.
+    Raises ImportError without numba, and RuntimeError in a process forked from one that had rendered.
+    """
+    centers = torch.linalg.inv(cameras.w2c)[..., :3, 3]
+    fields = (gaussians.means, gaussians.scales, gaussians.quats, gaussians.opacities, gaussians.sh)
+    keep = torch.is_grad_enabled() and any(t.requires_grad for t in (*fields, cameras.w2c))
+    settings = (cameras.size, near, far, antialiased, keep)
+    return _Rasterize.apply(*fields, cameras.w2c, centers, cameras.K, settings)
+
+
+class _Rasterize(torch.autograd.Function):
+    """One image after the other; what the backward pass needs of each is kept in `ctx.images`."""
+
+    @staticmethod
+    def forward(ctx, means, scales, quats, opacities, sh, w2c, centers, K, settings):
+        ctx.save_for_backward(means, scales, quats, opacities, sh, w2c, centers, K)
+        ctx.size, near, far, ctx.antialiased, keep = settings
+        ctx.images = {}
+        (height, width), batch = ctx.size, w2c.shape[:2]
+        color, depth, transmittance = (torch.empty(*batch, height, width, *c) for c in ((3,), (), ()))
+        with _kernels() as kernels:
+            tiles_x, tiles_y = kernels.tiles(width, height)
+            for b, v in np.ndindex(*batch):
+                scene = _scene(b, means, scales, quats, opacities, sh)
+                splats = np.empty((len(scene[0]), kernels.COLUMNS), np.float32)
+                bounds = np.empty((len(scene[0]), 4), np.int32)
+                camera = _camera(w2c[b, v], centers[b, v], K[b, v], ctx.size)
+                kernels.project(*scene, *camera, near, far, ctx.antialiased, splats, bounds)
+                first, starts, ids = kernels.bin_splats(bounds, tiles_x, tiles_y)
+                kernels.sort_tiles(starts, ids, splats.view(np.int32), kernels.DEPTH)
+                used = np.zeros(tiles_x * tiles_y, np.int64)
+                picture = color[b, v].numpy(), depth[b, v].numpy(), transmittance[b, v].numpy()
+                kernels.blend(splats, bounds, starts, ids, tiles_x, *picture, used)
+                if keep:
+                    ctx.images[b, v] = splats, bounds, first, starts, ids, tiles_x, used, *picture
+        return color, depth, 1 - transmittance
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, v_color, v_depth, v_alpha):
+        means, scales, quats, opacities, sh, w2c, centers, K = ctx.saved_tensors
+        gradients = [
+            torch.zeros_like(t, memory_format=torch.contiguous_format) for t in (means, scales, quats, opacities, sh)
+        ]
+        v_w2c, v_centers = torch.zeros_like(w2c, dtype=torch.float64), torch.zeros_like(centers, dtype=torch.float64)
+        with _kernels() as kernels:
+            for (b, v), image in ctx.images.items():
+                first = image[2]
+                v_splats = np.zeros((first[-1], kernels.GRADIENTS), np.float32)
+                v_picture = _array(v_color[b, v]), _array(v_depth[b, v]), _array(-v_alpha[b, v])
+                kernels.blend_vjp(*image, *v_picture, v_splats)
+                scene, v_scene = _scene(b, means, scales, quats, opacities, sh), _scene(b, *gradients)
+                camera = _camera(w2c[b, v], centers[b, v], K[b, v], ctx.size)
+                v_camera = v_w2c[b, v].numpy(), v_centers[b, v].numpy()
+                kernels.project_vjp(*scene, *camera, ctx.antialiased, v_splats, first, *v_scene, *v_camera)
+        return *gradients, v_w2c.to(w2c.dtype), v_centers.to(centers.dtype), None, None
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    return tensor.detach().contiguous().numpy()
+
+
+def _scene(b: int, *fields: Tensor) -> list[np.ndarray]:
+    return [_array(field[b]) for field in fields]
+
+
+def _camera(w2c: Tensor, center: Tensor, K: Tensor, size: tuple[int, int]) -> tuple:
+    K = K.double()
+    focal_and_center = torch.stack([K[0, 0], K[1, 1], K[0, 2], K[1, 2]])
+    return _array(w2c.double()), _array(focal_and_center), _array(center.double()), size[1], size[0]
+
+
+@contextmanager
+def _kernels():
+    """The compiled kernels, for one thread at a time."""
+    if _OWNER and _OWNER[0] != os.getpid():
+        raise RuntimeError(
+            "this process was forked from one that had already rendered on the CPU, whose threads are lost here; "
+            "start workers with the 'spawn' method, or render in the parent only"
+        )
+    with _LOCK:
+        _OWNER[:] = [os.getpid()]
+        yield _load()
+
+
+@lru_cache(maxsize=1)
+def _load() -> SimpleNamespace:
+    """Import the kernels, which compiles them or loads them from the cache; says so on stderr when it takes long."""
+    os.environ.setdefault(
+        "OMP_WAIT_POLICY", "PASSIVE"
+    )  # beside busy neighbours, waiting threads that spin cost 5 times
+    try:
+        import numba
+    except ImportError as error:
+        raise ImportError("rendering without CUDA needs numba: pip install numba") from error
+    text = "compiling the CPU renderer, once (about 20 seconds) ..."
+    notice = threading.Timer(2.0, print, [text], {"file": sys.stderr, "flush": True})
+    notice.start()
+    before, numba.config.CACHE_DIR = numba.config.CACHE_DIR, _cache_folder()
+    try:
+        from splat.cpu import binning, blending, projection
+    finally:
+        numba.config.CACHE_DIR = before
+        notice.cancel()
+    return SimpleNamespace(
+        COLUMNS=projection.COLUMNS,
+        DEPTH=projection.DEPTH,
+        GRADIENTS=projection.GRADIENTS,
+        tiles=lambda width, height: (-(-width // binning.TILE_WIDTH), -(-height // binning.TILE_HEIGHT)),
+        project=projection.project,
+        project_vjp=projection.project_vjp,
+        bin_splats=binning.bin_splats,
+        sort_tiles=binning.sort_tiles,
+        blend=blending.blend,
+        blend_vjp=blending.blend_vjp,
+    )
+
+
+def _cache_folder() -> str:
+    """A writable place for compiled kernels: NUMBA_CACHE_DIR, beside the sources, the user's cache, or temporary.
+
+    The last part names the sources: numba notices a change in a kernel's own file, not in the files that it imports.
+    """
+    package = Path(__file__).parent
+    sources = [package / "sh.py", *sorted((package / "cpu").glob("*.py"))]
+    name = "raysplat-" + hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:16]
+    user = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    for base in (os.environ.get("NUMBA_CACHE_DIR"), package / "cpu" / "__pycache__", user):
+        if base:
+            try:
+                Path(base, name).mkdir(parents=True, exist_ok=True)
+            except OSError:
+                continue
+            if os.access(Path(base, name), os.W_OK):
+                return str(Path(base, name))
+    return tempfile.mkdtemp(prefix=name)
