@@ -78,4 +78,4 @@ def test_middle_scene_agrees_in_the_mean_and_nearly_everywhere(device):
     ((out * weight_out.to(device)).sum() + (alpha * weight_alpha.to(device)).sum()).backward()
     for key in FIELDS:
         want = float(data[f"grad_{key}_norm"])
-        assert float(leaves[key].grad.double().norm()) == pytest.approx(want, rel=2e-3), key
+        assert float(leaves[key].grad.double().norm()) == pytest.approx(want, rel=2e-4), key
