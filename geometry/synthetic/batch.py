@@ -15,6 +15,9 @@ from .rigs import candidates, choose, into_frames, path, sample_intrinsics
 from .scenes import ambience_table, primitive_table, rotations, sample_layout
 from .shade import World, trace
 
+CAMERAS = 64  # whose samples are held at a time
+COMPILED_STRIP, COMPILED_STRIPS = 2**14, 64  # samples in a strip and strips in a call of the compiled ray caster
+
 
 @dataclass(frozen=True)
 class SyntheticConfig:
@@ -33,8 +36,9 @@ class SyntheticConfig:
     exposure: float = 0.4  # share of the scenes whose views differ in exposure and white balance
     noise: float = 0.01  # largest standard deviation of sensor noise
     world_scale: tuple[float, float] = (0.2, 5.0)  # one metre in the units of the cameras that come out
-    compiled: bool = False  # fuse ray casting by torch.compile (CUDA; the first call of a shape takes a minute)
-    chunk: int = 0  # most samples x primitives at a time; 0 suits the device
+    compiled: bool = (
+        False  # fuse ray casting by torch.compile (for CUDA; the first call takes minutes, once for all sizes)
+    )
 
     @property
     def counts(self) -> Counts:
@@ -122,61 +126,54 @@ def cast(
     pixel's light is a small tent over 3 x 3 samples, of which it shares all but one with its neighbours.
     """
     batch, views = c2w.shape[:2]
-    height, width = size
+    grid = (2 * size[0] + 1, 2 * size[1] + 1)
+    count = grid[0] * grid[1]
     to_local, eye_local = into_frames(table, c2w)
-    grid_h, grid_w = 2 * height + 1, 2 * width + 1
-    row, column = torch.meshgrid(
-        torch.arange(grid_h, device=K.device), torch.arange(grid_w, device=K.device), indexing="ij"
-    )
-    parity = ((row % 2) * 2 + column % 2).flatten()
-    K = K.flatten(0, 1)
-    x = (column.flatten() * 0.5 - K[:, None, 0, 2]) / K[:, None, 0, 0]
-    y = (row.flatten() * 0.5 - K[:, None, 1, 2]) / K[:, None, 1, 1]
-    spacing = 0.5 / K[:, None, 0, 0]
-    soft = soft.flatten()[:, None, None]
-
-    def per_camera(values: Tensor) -> Tensor:
-        return values.repeat_interleave(views, 0)
-
-    world = World(
-        per_camera(table), per_camera(waves), per_camera(ambience), to_local, eye_local, c2w.flatten(0, 1)[:, :3]
-    )
+    scenes = (field.repeat_interleave(views, 0) for field in (table, waves, ambience))
+    lens = torch.stack([K[..., 0, 0], K[..., 1, 1], K[..., 0, 2], K[..., 1, 2]], -1).flatten(0, 1)
+    world = World(*scenes, to_local, eye_local, c2w.flatten(0, 1)[:, :3], lens)
+    width = torch.full((), grid[1], dtype=torch.int64, device=K.device)
+    strip, strips, rows = strip_sizes(count, config, K.device)
+    first = torch.arange(strips, device=K.device) * strip
     run = tracer(config.compiled)
-    cameras, samples = pieces(batch * views, grid_h * grid_w, config, K.device)
     lights, depths = [], []
-    for start in range(0, batch * views, cameras):
-        part = slice(start, start + cameras)
-        here = World(*(field[part] for field in world))
-        strips = []
-        for first in range(0, grid_h * grid_w, samples):
-            strip = slice(first, first + samples)
-            quarter = parity[strip].expand(x[part].shape[0], -1)
-            strips.append(run(here, x[part, strip], y[part, strip], spacing[part], quarter, textures, config.counts,
-                              config.steps, shadows))  # fmt: skip
-        red, green, blue, depth = (
-            (torch.cat(s, 1) if len(s) > 1 else s[0]).unflatten(1, (grid_h, grid_w)) for s in zip(*strips, strict=True)
-        )
-        lights.append(torch.stack([pixel_filter(c, soft[part]) for c in (red, green, blue)], 1))
-        depths.append(depth[:, 1::2, 1::2].clone())
+    for start in range(0, batch * views, CAMERAS):
+        cameras = torch.arange(start, min(start + CAMERAS, batch * views), device=K.device)
+        camera, begin = cameras.repeat_interleave(strips), first.repeat(len(cameras))
+        samples = torch.empty(4, len(camera), strip, device=K.device)
+        for top in range(0, len(camera), rows):
+            stop = min(top + rows, len(camera))
+            # Compiled code wants full calls: the last strip is traced again until it is one.
+            pick = torch.arange(top, top + rows if config.compiled else stop, device=K.device).clamp_max(stop - 1)
+            here = World(*(field[camera[pick]] for field in world))
+            traced = run(here, begin[pick], width, strip, textures, config.counts, config.steps, shadows)
+            for channel, values in zip(samples, traced, strict=True):
+                channel[top:stop] = values[: stop - top]
+        samples = samples.view(4, len(cameras), -1)[:, :, :count].unflatten(2, grid)
+        lights.append(pixel_filter(samples[:3], soft.flatten()[cameras, None, None]).transpose(0, 1))
+        depths.append(samples[3, :, 1::2, 1::2].clone())
     return torch.cat(lights).unflatten(0, (batch, views)), torch.cat(depths).unflatten(0, (batch, views))
 
 
-def pieces(cameras: int, samples: int, config: SyntheticConfig, device: torch.device) -> tuple[int, int]:
-    """How many cameras and how many of their samples go through the ray caster at a time.
+def strip_sizes(count: int, config: SyntheticConfig, device: torch.device) -> tuple[int, int, int]:
+    """Samples in a strip, strips of an image of `count` samples, and strips in a call of the ray caster.
 
-    Compiled code stores nothing per primitive and wants one shape; eager code wants its temporaries in a cache.
+    Compiled code has one shape whatever the images, so that nothing is ever compiled anew. Eager code keeps its
+    [samples, primitives] matrices small: a matter of memory on CUDA, of the cache on a CPU.
     """
-    widest = max(config.boxes, config.rounds, config.panels, 1)
-    budget = (config.chunk or (2**27 if device.type == "cuda" else 2**20)) // widest
-    if budget < samples and not config.compiled:
-        return 1, budget
-    most = max(1, min(cameras, budget // samples))
-    return max(n for n in range(1, most + 1) if cameras % n == 0), samples
+    if config.compiled:
+        return COMPILED_STRIP, -(-count // COMPILED_STRIP), COMPILED_STRIPS
+    budget = (2**27 if device.type == "cuda" else 2**20) // max(
+        config.boxes, config.rounds, config.panels, config.steps
+    )
+    strips = -(-count // budget)
+    strip = -(-count // strips)
+    return strip, strips, max(1, budget // strip)
 
 
 def pixel_filter(samples: Tensor, soft: Tensor) -> Tensor:
-    """Pixels [C, H, W] from samples [C, 2H + 1, 2W + 1] by the weights (soft, 1 - 2 soft, soft) along both axes."""
-    rows = soft * (samples[:, :-2:2] + samples[:, 2::2]) + (1 - 2 * soft) * samples[:, 1::2]
+    """Pixels [..., H, W] from samples [..., 2H + 1, 2W + 1] by the weights (soft, 1 - 2 soft, soft) along both axes."""
+    rows = soft * (samples[..., :-2:2, :] + samples[..., 2::2, :]) + (1 - 2 * soft) * samples[..., 1::2, :]
     return soft * (rows[..., :-2:2] + rows[..., 2::2]) + (1 - 2 * soft) * rows[..., 1::2]
 
 

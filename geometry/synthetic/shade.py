@@ -42,7 +42,7 @@ AMBIENT = {name: i for i, name in enumerate(AMBIENCE)}
 
 
 class World(NamedTuple):
-    """Scenes as the ray caster wants them, one row per camera."""
+    """Scenes as the ray caster wants them, one row per strip of an image."""
 
     table: Tensor  # [C, len(FIELDS), P]
     waves: Tensor  # [C, I, 5, W]
@@ -50,6 +50,7 @@ class World(NamedTuple):
     to_local: Tensor  # [C, 9, P]
     eye_local: Tensor  # [C, 3, P]
     c2w: Tensor  # [C, 3, 4]
+    lens: Tensor  # [C, 4] fx, fy, cx, cy
 
 
 def scale(a: Triple, s: Tensor | float) -> Triple:
@@ -66,16 +67,20 @@ def blend(a: Triple, b: Triple, share: Tensor) -> Triple:
 
 def trace(
     world: World,
-    x: Tensor,  # [C, N] (u - cx) / fx of the samples
-    y: Tensor,  # [C, N]
-    spacing: Tensor,  # [C, 1] distance of samples on the plane z = 1
-    parity: Tensor,  # [C, N] int64, which quarter of the lamp lights a sample
+    begin: Tensor,  # [C] int64, number of a strip's first sample, counted along the rows of its grid
+    width: Tensor,  # [] int64, samples in a row of the grid; samples are half a pixel apart, from the very corner on
+    count: int,  # N samples in a strip
     atlas: Tensor,
     counts: Counts,
     steps: int,
     shadows: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Linear light r, g, b [C, N] and z-depth [C, N] (infinity: sky) along rays."""
+    """Linear light r, g, b [C, N] and z-depth [C, N] (infinity: sky) of samples."""
+    number = begin[:, None] + torch.arange(count, device=begin.device)
+    row, column = number // width, number % width
+    fx, fy, cx, cy = world.lens.T[..., None]
+    x, y = (0.5 * column - cx) / fx, (0.5 * row - cy) / fy
+    spacing = 0.5 / fx
     table, shape = world.table, world.table[:, FIELD["shape0"] : FIELD["shape0"] + 4]
     depth, index = first_hit(world.to_local, world.eye_local, shape, world.waves, x, y, counts, steps)
     seen = depth < torch.inf
@@ -128,7 +133,7 @@ def trace(
     albedo = tuple(c.clamp(0.0, 1.0) for c in albedo)
 
     # The lamp is a square seen at four points, one per sample of a pixel: half shadows at no cost.
-    side_x, side_y = (parity % 2).float() - 0.5, (parity // 2).float() - 0.5
+    side_x, side_y = (column % 2).float() - 0.5, (row % 2).float() - 0.5
     size = around("lamp_size")
     lamp = (around("lamp_x") + size * side_x, around("lamp_y") + size * side_y, around("lamp_z") + 0 * side_x)
     lifted = along(point, normal, 2e-3 * t)
