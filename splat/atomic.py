@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -29,14 +29,13 @@ def whole_file(path: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
-def whole_folder(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
+def whole_folder(path: str | Path, replaces: Collection[str] = ()) -> Iterator[Path]:
     """Give a temporary folder beside `path` to fill; it becomes `path` when the block ends without an error.
 
-    Raises FileExistsError when `path` exists and is not an empty folder, unless `overwrite` is set: then the old folder
-    is removed once the new one is whole. A `path` that is a file is always refused.
+    An older folder at `path` is removed once the new one is whole. Raises FileExistsError as `check_target` does.
     """
     path = Path(path).absolute()
-    check_target(path, overwrite)
+    check_target(path, replaces)
     temporary, old = (path.with_name(f".{path.name}.{secrets.token_hex(4)}.{kind}") for kind in ("new", "old"))
     temporary.mkdir(parents=True)
     try:
@@ -51,10 +50,18 @@ def whole_folder(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
             shutil.rmtree(rest, ignore_errors=True)
 
 
-def check_target(path: str | Path, overwrite: bool = False) -> None:
-    """Raise FileExistsError when `whole_folder` would refuse `path`; for a check before minutes of work."""
+def check_target(path: str | Path, replaces: Collection[str] = ()) -> None:
+    """Raise FileExistsError unless `path` is free, or a folder that holds nothing but entries named in `replaces`.
+
+    `whole_folder` checks this too; asked before the work, it spares minutes. Other files are never removed: someone's
+    photos may lie there.
+    """
     path = Path(path)
     if path.exists() and not path.is_dir():
         raise FileExistsError(f"{path} exists and is a file; the results need a folder of their own")
-    if path.is_dir() and not overwrite and any(path.iterdir()):
+    entries = sorted(os.listdir(path)) if path.is_dir() else []
+    if entries and not replaces:
         raise FileExistsError(f"{path} exists and is not empty; choose another folder or pass --overwrite")
+    others = [name for name in entries if name not in replaces]
+    if others:
+        raise FileExistsError(f"{path} also holds {others[0]}, which would be lost; choose another folder")

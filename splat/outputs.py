@@ -25,6 +25,7 @@ from splat.render import render
 from splat.video import color_depth, contact_sheet, depth_range, write_depths, write_mp4
 
 FPS = 30
+FILES = ("scene.ply", "cameras.json", "depth", "contact.png", "orbit.mp4")
 # A video of one turn: long enough to look, short enough to wait for.
 _FRAMES_PER_VIEW, _LEAST_FRAMES, _MOST_FRAMES = 24, 90, 240
 # Below this opacity a pixel of a rendering shows background rather than scene.
@@ -35,12 +36,12 @@ def save(reconstruction: Reconstruction, folder: str | Path, overwrite: bool = F
     """Write the results to `folder` and return how many Gaussians were left out of the .ply as not finite.
 
     scene.ply; cameras.json; depth/<view>.png, 16 bit, with the scale in depth/depth.json; contact.png, each view beside
-    what the Gaussians show from it; orbit.mp4, a path past all views. Raises FileExistsError when the folder holds
-    something and `overwrite` is off; OSError, ImportError as the writers do, and then nothing is left behind.
+    what the Gaussians show from it; orbit.mp4, a path past all views. `overwrite` replaces earlier results. Raises
+    FileExistsError when the folder holds anything else; OSError, ImportError as the writers do, and nothing is left then.
     """
     r = reconstruction
     names = file_names(r.names)
-    with whole_folder(folder, overwrite) as new:
+    with whole_folder(folder, FILES if overwrite else ()) as new:
         comments = (f"raysplat, weights {r.weights}", "frame OpenCV (x right, y down, z forward) of cameras.json")
         dropped = write_ply(new / "scene.ply", r.gaussians, comments)
         write_cameras(new / "cameras.json", r.cameras, list(r.names))

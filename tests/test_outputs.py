@@ -74,10 +74,13 @@ def test_reconstruction_saves_itself(tmp_path, few_frames):
     made_up().save(tmp_path / "out")
     with pytest.raises(FileExistsError, match="--overwrite"):
         made_up().save(tmp_path / "out")
-    (tmp_path / "out" / "mine.txt").write_text("old")
+    (tmp_path / "out" / "scene.ply").write_text("old")
     made_up().save(tmp_path / "out", overwrite=True)
-    assert not (tmp_path / "out" / "mine.txt").exists() and (tmp_path / "out" / "scene.ply").exists()
-    assert os.listdir(tmp_path) == ["out"]
+    assert (tmp_path / "out" / "scene.ply").stat().st_size > 1000
+    (tmp_path / "out" / "mine.jpg").write_text("a photo")
+    with pytest.raises(FileExistsError, match="mine.jpg, which would be lost"):
+        made_up().save(tmp_path / "out", overwrite=True)
+    assert os.listdir(tmp_path) == ["out"] and (tmp_path / "out" / "mine.jpg").exists()
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
@@ -86,7 +89,7 @@ def test_a_stop_in_the_middle_leaves_things_as_they_were(tmp_path, monkeypatch, 
     out = tmp_path / "out"
     if before:
         out.mkdir()
-        (out / "keep.txt").write_text(before)
+        (out / "scene.ply").write_text(before)
 
     def stop(*args):
         raise error
@@ -95,7 +98,7 @@ def test_a_stop_in_the_middle_leaves_things_as_they_were(tmp_path, monkeypatch, 
     with pytest.raises(type(error)):
         save(made_up(), out, overwrite=True)
     assert os.listdir(tmp_path) == (["out"] if before else [])
-    assert not before or (out / "keep.txt").read_text() == before
+    assert not before or (out / "scene.ply").read_text() == before
 
 
 def test_renders_repeat_the_inputs_in_any_unit_of_length():
@@ -122,7 +125,7 @@ def test_folder_and_file_appear_whole_or_not_at_all(tmp_path):
         raise RuntimeError
     assert os.listdir(tmp_path) == []
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(FileExistsError, match="is a file"), whole_folder(tmp_path / "file", overwrite=True):
+    with pytest.raises(FileExistsError, match="is a file"), whole_folder(tmp_path / "file", replaces=("file",)):
         pass
     (tmp_path / "empty").mkdir()
     with whole_folder(tmp_path / "empty") as path:

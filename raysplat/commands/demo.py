@@ -23,6 +23,10 @@ _HELD_OUT = slice(1, None, 3)
 
 def run(options: Options) -> int:
     """Make, reconstruct, save, score."""
+    from splat.atomic import check_target
+    from splat.outputs import FILES
+
+    check_target(options.out, FILES)
     from geometry.scene import open_scene, views
     from geometry.synthetic import write_sample
     from raysplat.pipeline import reconstruct

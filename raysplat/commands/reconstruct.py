@@ -29,17 +29,17 @@ class Options:
     device: str = "auto"
     """auto (the GPU if there is one), cpu, cuda, cuda:1, ..."""
     overwrite: bool = False
-    """replace OUT if it exists"""
+    """replace earlier results in OUT"""
 
 
 def run(options: Options) -> int:
     """Reconstruct and save; the lines that say what happens go to stderr, the folder of the results to stdout."""
+    from raysplat.pipeline import reconstruct
     from splat.atomic import check_target
+    from splat.outputs import FILES, save
 
     # Said before the work, not after it.
-    check_target(options.out, options.overwrite)
-    from raysplat.pipeline import reconstruct
-    from splat.outputs import save
+    check_target(options.out, FILES if options.overwrite else ())
 
     start = time.perf_counter()
     result = reconstruct(

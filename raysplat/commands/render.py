@@ -25,17 +25,13 @@ class Options:
     device: str = "auto"
     """auto (the GPU if there is one), cpu, cuda, cuda:1, ..."""
     overwrite: bool = False
-    """replace OUT if it exists"""
+    """replace earlier pictures or video"""
 
 
 def run(options: Options) -> int:
     """Render; prints where the result is."""
-    from splat.atomic import check_target, whole_folder
-
     video = options.out.suffix.lower() == ".mp4"
-    if not video:
-        check_target(options.out, options.overwrite)
-    elif options.out.exists() and not options.overwrite:
+    if video and options.out.exists() and not options.overwrite:
         raise FileExistsError(f"{options.out} exists; choose another name or pass --overwrite")
     if options.size is not None and options.size < 2:
         raise ValueError(f"--size must be 2 pixels or more, got {options.size}")
@@ -44,6 +40,7 @@ def run(options: Options) -> int:
     from geometry.cameras import resize
     from geometry.images import fit_size, to_uint8
     from raysplat.pipeline import pick_device
+    from splat.atomic import whole_folder
     from splat.cameras_json import read_cameras
     from splat.outputs import FPS, file_names, orbit_frames, render_views
     from splat.ply import read_ply
@@ -61,9 +58,10 @@ def run(options: Options) -> int:
             raise ValueError(f"the cameras see nothing of {options.scene}; do they belong to it?")
         write_mp4(options.out, orbit_frames(gaussians, cameras, float(depth[depth > 0].median())), FPS)
     else:
-        with whole_folder(options.out, options.overwrite) as folder:
-            for i, name in enumerate(file_names(names)):
+        files = [f"{name}.png" for name in file_names(names)]
+        with whole_folder(options.out, files if options.overwrite else ()) as folder:
+            for i, file in enumerate(files):
                 color, _ = render_views(gaussians, cameras[i : i + 1])
-                Image.fromarray(to_uint8(color[0])).save(folder / f"{name}.png")
+                Image.fromarray(to_uint8(color[0])).save(folder / file)
     print(options.out)
     return 0
