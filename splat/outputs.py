@@ -37,7 +37,7 @@ def save(reconstruction: Reconstruction, folder: str | Path, overwrite: bool = F
 
     scene.ply; cameras.json; depth/<view>.png, 16 bit, with the scale in depth/depth.json; contact.png, each view beside
     what the Gaussians show from it; orbit.mp4, a path past all views. `overwrite` replaces earlier results. Raises
-    FileExistsError when the folder holds anything else, OSError and ImportError as the writers do; nothing is left then.
+    FileExistsError when the folder holds anything else, OSError, ImportError as the writers do; nothing is left then.
     """
     r = reconstruction
     names = file_names(r.names)
