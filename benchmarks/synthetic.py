@@ -51,7 +51,7 @@ def stages(clock: Clock, seed: int, batch: int, views: int, size: tuple[int, int
     ambience = ambience_table(dice, layout, atlas.shape[0])
     clock.lap("layout and looks")
     K, fov = sample_intrinsics(dice, views, size, config.fov)
-    offset, inward = path(dice, views, config.targets, config.baseline)
+    offset, inward = path(dice, views, config.targets, config.baseline, config.rigs)
     c2w = candidates(dice, layout, offset, inward, fov)
     clock.lap("camera candidates")
     best = choose(c2w, K, size, views - config.targets, table, layout.waves, config.counts, config.steps)

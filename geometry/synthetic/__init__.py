@@ -5,6 +5,7 @@ folder of photographs for demonstrations and tests.
 """
 
 from .batch import SyntheticBatch, SyntheticConfig, sample_batch
+from .sample import write_sample
 from .textures import make_atlas
 
-__all__ = ["SyntheticBatch", "SyntheticConfig", "make_atlas", "sample_batch"]
+__all__ = ["SyntheticBatch", "SyntheticConfig", "make_atlas", "sample_batch", "write_sample"]

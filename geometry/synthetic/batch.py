@@ -11,9 +11,10 @@ from torch import Tensor
 from ..cameras import Cameras, invert_rigid
 from .dice import Dice
 from .intersect import Counts
+from .parts import UNUSED_SIZE
 from .rigs import candidates, choose, into_frames, path, sample_intrinsics
 from .scenes import ambience_table, primitive_table, rotations, sample_layout
-from .shade import World, trace
+from .shade import FIELD, World, trace
 
 CAMERAS = 64  # whose samples are held at a time
 COMPILED_STRIP, COMPILED_STRIPS = 2**14, 64  # samples in a strip and strips in a call of the compiled ray caster
@@ -32,6 +33,7 @@ class SyntheticConfig:
     kinds: tuple[float, ...] = (3, 2, 1.5, 1.5, 2, 1.5, 1, 1.5, 2)  # weights of scenes.KINDS
     fov: tuple[float, float] = (30.0, 90.0)  # degrees across the longer side
     baseline: tuple[float, float] = (0.04, 1.2)  # neighbouring context views, in units of the distance looked over
+    rigs: tuple[float, ...] = (4, 2, 1, 1, 3, 1)  # weights of rigs.RIGS
     shadows: float = 0.7  # share of the batches in which lamps cast shadows
     exposure: float = 0.4  # share of the scenes whose views differ in exposure and white balance
     noise: float = 0.01  # largest standard deviation of sensor noise
@@ -82,7 +84,7 @@ def sample_batch(
     table = primitive_table(dice, layout, textures.shape[0])
     ambience = ambience_table(dice, layout, textures.shape[0])
     K, fov = sample_intrinsics(dice, views, size, config.fov)
-    offset, inward = path(dice, views, config.targets, config.baseline)
+    offset, inward = path(dice, views, config.targets, config.baseline, config.rigs)
     tries = candidates(dice, layout, offset, inward, fov)
     best = choose(tries, K, size, contexts, table, layout.waves, counts, config.steps)
     c2w = tries[torch.arange(batch, device=dice.device), best]
@@ -126,6 +128,16 @@ def cast(
     pixel's light is a small tent over 3 x 3 samples, of which it shares all but one with its neighbours.
     """
     batch, views = c2w.shape[:2]
+    counts = config.counts
+    if K.device.type == "cpu" and not config.compiled:
+        # Here reading values costs nothing, and every slot counts.
+        if batch > 1:
+            each = [
+                cast(*(value[i : i + 1] for value in (table, waves, ambience, c2w, K)), size, textures, config, shadows,
+                     soft[i : i + 1]) for i in range(batch)
+            ]  # fmt: skip
+            return tuple(torch.cat(values) for values in zip(*each, strict=True))
+        table, waves, counts = without_unused(table, waves, counts)
     grid = (2 * size[0] + 1, 2 * size[1] + 1)
     count = grid[0] * grid[1]
     to_local, eye_local = into_frames(table, c2w)
@@ -146,13 +158,21 @@ def cast(
             # Compiled code wants full calls: the last strip is traced again until it is one.
             pick = torch.arange(top, top + rows if config.compiled else stop, device=K.device).clamp_max(stop - 1)
             here = World(*(field[camera[pick]] for field in world))
-            traced = run(here, begin[pick], width, strip, textures, config.counts, config.steps, shadows)
+            traced = run(here, begin[pick], width, strip, textures, counts, config.steps, shadows)
             for channel, values in zip(samples, traced, strict=True):
                 channel[top:stop] = values[: stop - top]
         samples = samples.view(4, len(cameras), -1)[:, :, :count].unflatten(2, grid)
         lights.append(pixel_filter(samples[:3], soft.flatten()[cameras, None, None]).transpose(0, 1))
         depths.append(samples[3, :, 1::2, 1::2].clone())
     return torch.cat(lights).unflatten(0, (batch, views)), torch.cat(depths).unflatten(0, (batch, views))
+
+
+def without_unused(table: Tensor, waves: Tensor, counts: Counts) -> tuple[Tensor, Tensor, Counts]:
+    """One scene's table and waves less the empty slots; of what is reduced over, the first ones stay."""
+    used = table[0, FIELD["half_x"]] > UNUSED_SIZE
+    used[[0, counts.boxes, counts.boxes + counts.rounds]] = True
+    kept = Counts(*(int(part.sum()) for part in used.split(counts)))
+    return table[:, :, used], waves[:, used[counts.total - counts.implicits :]], kept
 
 
 def strip_sizes(count: int, config: SyntheticConfig, device: torch.device) -> tuple[int, int, int]:

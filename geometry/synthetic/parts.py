@@ -17,7 +17,7 @@ from .dice import Dice, constant
 
 ROW = 14
 WAVES = 6
-OUTLYING = 1e4  # slots that are not used lie down here, a millimetre wide
+OUTLYING, UNUSED_SIZE = 1e4, 1e-3  # slots that are not used lie down here, a millimetre wide
 
 SPHERE, CYLINDER, CONE = (1, 0, -1, 0), (1, 0, 0, 0), (0.25, -0.5, 0.25, 0)
 BARREL, VASE, BOWL, PEAR = (1, 0, -0.4, 0), (0.45, -0.1, 0.45, 0), (0.5, 0.5, 0, 0), (0.55, -0.45, -0.1, 0)
@@ -69,8 +69,7 @@ def rows(dice: Dice, n: int, center, half, angles=(0.0, 0.0, 0.0), shape=(0, 0, 
 
 def unused(dice: Dice, n: int) -> Tensor:
     """Rows [B, n, ROW] that no ray meets."""
-    small = 1e-3
-    row = constant((0.0, 0.0, -OUTLYING, small, small, small, *(0.0,) * 6, 1.0, 0.0), dice.device)
+    row = constant((0.0, 0.0, -OUTLYING, *(UNUSED_SIZE,) * 3, *(0.0,) * 6, 1.0, 0.0), dice.device)
     return row.expand(dice.batch, n, ROW)
 
 

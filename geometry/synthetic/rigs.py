@@ -16,7 +16,6 @@ from .shade import FIELD
 PROBE = 8  # candidates are judged by PROBE x PROBE rays a view
 SHRINK = (1.0, 1.0, 1.0, 0.8, 0.55, 0.3)  # of the baseline, candidate by candidate
 RIGS = ("arc", "sideways", "upwards", "approach", "cloud", "turn")
-RIG_WEIGHTS = (4.0, 2.0, 1.0, 1.0, 3.0, 1.0)
 
 
 def sample_intrinsics(dice: Dice, views: int, size: tuple[int, int], fov: tuple[float, float]) -> tuple[Tensor, Tensor]:
@@ -39,7 +38,9 @@ def normalize(v: Tensor) -> Tensor:
     return v / v.norm(dim=-1, keepdim=True).clamp_min(1e-9)
 
 
-def path(dice: Dice, views: int, targets: int, baseline: tuple[float, float]) -> tuple[Tensor, Tensor]:
+def path(
+    dice: Dice, views: int, targets: int, baseline: tuple[float, float], weights: tuple[float, ...]
+) -> tuple[Tensor, Tensor]:
     """How the views of every candidate stand about its base, and how far they turn to what is looked at.
 
     Returns offsets [B, R, V, 3] right, up and forward of the base, in units of its distance to the target, and the
@@ -47,7 +48,7 @@ def path(dice: Dice, views: int, targets: int, baseline: tuple[float, float]) ->
     between the others, some beyond them or nearer.
     """
     contexts = views - targets
-    rig = dice.choice(RIG_WEIGHTS)
+    rig = dice.choice(weights)
     step = dice.log_uniform(low=baseline[0], high=baseline[1])
     total = step * max(contexts - 1, 1)
     # An arc may open 90 degrees; what moves without turning soon leaves the others' sight.

@@ -11,7 +11,7 @@ from .dice import Dice, constant
 from .indoors import interior, plant, shelf, tabletop
 from .intersect import Counts
 from .outdoors import aerial, clutter, facade, statue, street
-from .parts import Layout, Matter
+from .parts import UNUSED_SIZE, Layout, Matter
 from .shade import FIELD, FIELDS
 
 KINDS = (tabletop, interior, shelf, plant, statue, facade, street, aerial, clutter)
@@ -115,7 +115,7 @@ def primitive_table(dice: Dice, layout: Layout, textures: int) -> Tensor:
     put("mirror", where(Matter.GLASS, dice.uniform(n, low=0.4, high=1.0), torch.where(flat, 0.3 * mirror, mirror)))
     put("emission", where(Matter.LAMP, dice.log_uniform(n, low=1, high=8), 0.0))
     reach = (0.5 * half.mean(-1)).clamp_max(0.35 * extent)
-    put("reach", torch.where(room | (half[..., 0] <= 1e-3), 1e-4, reach))
+    put("reach", torch.where(room | (half[..., 0] <= UNUSED_SIZE), 1e-4, reach))
     return table
 
 
@@ -148,7 +148,7 @@ def ambience_table(dice: Dice, layout: Layout, textures: int) -> Tensor:
         torch.floor(dice.uniform(1, high=textures)), dice.log_uniform(1, low=0.05, high=0.5),
         torch.where(dice.chance(0.7, 1), dice.uniform(1, high=0.6), 0.0),
         dice.uniform(1, low=0.35, high=1.0),
-        torch.where(indoor, 1e-5, 1 / (layout.extent * dice.log_uniform(low=8, high=300)))[:, None],
+        torch.where(indoor, 1e-5, 1 / (layout.extent * dice.log_uniform(low=25, high=500)))[:, None],
         dice.uniform(1, low=0.6, high=1.0),
     ]  # fmt: skip
     return torch.cat(columns, 1)
