@@ -183,10 +183,13 @@ def add_position(x: Tensor, image_size: tuple[int, int]) -> Tensor:
 
 
 def in_chunks(run: Callable[..., list[Tensor]], *inputs: Tensor | None) -> list[Tensor]:
-    """`run` over slices of at most VIEWS_AT_ONCE of the inputs [R, ...] (None stays None), its outputs put together."""
+    """`run` over slices of at most VIEWS_AT_ONCE of the inputs [R, ...] (None stays None), its outputs put together.
+
+    In training all goes at once: what the backward needs is kept anyway.
+    """
     count = inputs[-1].shape[0]
+    step = count if torch.is_grad_enabled() else VIEWS_AT_ONCE
     chunks = [
-        run(*(None if x is None else x[start : start + VIEWS_AT_ONCE] for x in inputs))
-        for start in range(0, count, VIEWS_AT_ONCE)
+        run(*(None if x is None else x[start : start + step] for x in inputs)) for start in range(0, count, step)
     ]
     return chunks[0] if len(chunks) == 1 else [torch.cat(parts) for parts in zip(*chunks)]

@@ -95,6 +95,20 @@ NON_COMMERCIAL = "CC BY-NC 4.0, non-commercial use only"
 _WIDE = (256, 512, 1024, 1024)
 
 PRESETS: dict[str, NetworkConfig] = {
+    # Ours: trained from nothing by train/nvs.py and shipped with the package.
+    "nano": NetworkConfig(
+        name="nano",
+        licence=APACHE,
+        backbone=BackboneConfig(dim=256, depth=12, heads=4, out_layers=(5, 7, 9, 11), alt_start=4),
+        head=HeadConfig(features=64, out_channels=(32, 64, 96, 128), ray_levels=1),
+        camera=CameraConfig(depth=1),
+        gs=GaussianHeadConfig(
+            features=64, out_channels=(32, 64, 96, 128), sh_degree=1, convention="exact", rgb_residual=True
+        ),
+        cue=CueConfig(),
+        cameras_given="given",
+        precision="autocast",
+    ),
     "small": NetworkConfig(
         name="small",
         licence=APACHE,

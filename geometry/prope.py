@@ -1,8 +1,8 @@
 """Projective positional encoding (PRoPE) for cross-view attention.
 
-Li et al., "Cameras as Relative Positional Encoding" (2025): half of each attention head is moved by the 4x4 projection matrix of
-the token's view, so that a query and a key meet in the relative projection between their two cameras. `nano` uses it as a
-further form of pose conditioning beside DA3's camera token; the published presets do not have it.
+Li et al., "Cameras as Relative Positional Encoding" (2025): half of each attention head is moved by the 4x4 projection
+matrix of the token's view, so that a query and a key meet in the relative projection between their two cameras. `nano`
+uses it as a further form of pose conditioning beside DA3's camera token; the published presets do not have it.
 """
 
 from __future__ import annotations

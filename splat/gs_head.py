@@ -23,6 +23,18 @@ class GaussianHead(Pyramid):
             nn.Conv2d(features // 4, features // 2, 3, padding=1),
             nn.GELU(),
         )
+        if config.convention == "exact":
+            self.start_as_plain_splats(config)
+
+    def start_as_plain_splats(self, config: GaussianHeadConfig) -> None:
+        """Untrained, give a round splat of 0.6 px on every pixel: training starts from a picture, not from fog."""
+        last = self.scratch.output_conv2[-1]
+        with torch.no_grad():
+            last.weight *= 0.1
+            last.bias.zero_()
+            last.bias[2:5] = torch.tensor(3.0 / config.scale_max).logit()  # the unit of scale is a fifth of a pixel
+            last.bias[8] = 1.0  # w of the quaternion
+            last.bias[-1] = 1.5  # opacity 0.82
 
     def forward(
         self, patches: tuple[Tensor, ...], images: Tensor, *, lateral: Tensor | None = None

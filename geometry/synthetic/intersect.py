@@ -189,6 +189,10 @@ def first_hit(
     steps: int,
 ) -> tuple[Tensor, Tensor]:
     """z-depth [C, N] of the first surface (infinity: none) and the index [C, N] of its primitive (any, if none)."""
+    if x.is_cuda:
+        from . import intersect_cuda
+
+        return intersect_cuda.first_hit(to_local, eye, shape, waves, x, y, counts, steps)
     xs, ys = x[..., None], y[..., None]
 
     def ray(start: int, stop: int) -> tuple[Triple, Triple]:
@@ -231,6 +235,10 @@ def blocked(
     counts: Counts,
 ) -> Tensor:
     """bool [C, N]: a box, round or panel stands between a point and the lamp (rooms and implicits cast no shadow)."""
+    if frames.is_cuda:
+        from . import intersect_cuda
+
+        return intersect_cuda.blocked(point, light, frames, shape, counts)
 
     def ray(start: int, stop: int) -> tuple[Triple, Triple]:
         m = [frames[:, i, None, start:stop] for i in range(12)]

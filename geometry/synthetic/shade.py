@@ -67,8 +67,8 @@ def blend(a: Triple, b: Triple, share: Tensor) -> Triple:
 
 def trace(
     world: World,
-    begin: Tensor,  # [C] int64, number of a strip's first sample, counted along the rows of its grid
-    width: Tensor,  # [] int64, samples in a row of the grid; samples are half a pixel apart, from the very corner on
+    begin: Tensor,  # [C] int32, number of a strip's first sample, counted along the rows of its grid
+    width: Tensor,  # [] int32, samples in a row of the grid; samples are half a pixel apart, from the very corner on
     count: int,  # N samples in a strip
     atlas: Tensor,
     counts: Counts,
@@ -76,7 +76,7 @@ def trace(
     shadows: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Linear light r, g, b [C, N] and z-depth [C, N] (infinity: sky) of samples."""
-    number = begin[:, None] + torch.arange(count, device=begin.device)
+    number = begin[:, None] + torch.arange(count, dtype=torch.int32, device=begin.device)
     row, column = number // width, number % width
     fx, fy, cx, cy = world.lens.T[..., None]
     x, y = (0.5 * column - cx) / fx, (0.5 * row - cy) / fy
@@ -127,7 +127,7 @@ def trace(
         repeats, contrast = pick(f"scale_{name}"), pick(f"contrast_{name}")
         u, v = a * repeats + pick("shift_u") + shift, b * repeats + pick("shift_v") + shift
         level = torch.log2((footprint * repeats).clamp_min(1e-6))
-        texel = lookup(atlas, pick(f"texture_{name}").long(), u, v, level)
+        texel = lookup(atlas, pick(f"texture_{name}").int(), u, v, level)
         # Texels are display values: squared they are light; 2.5 keeps the mean of a muted texture near 1.
         albedo = tuple(c * (1 + contrast * (2.5 * s * s - 1)) for c, s in zip(albedo, texel, strict=True))
     albedo = tuple(c.clamp(0.0, 1.0) for c in albedo)
@@ -198,6 +198,10 @@ def local_normal(local: Triple, index: Tensor, profile: Triple, waves: Tensor, c
 
 def contact(point: Triple, normal: Triple, index: Tensor, table: Tensor, counts: Counts) -> Tensor:
     """Share of ambient light [C, N] that boxes and rounds near a point leave, from the distance to their bounds."""
+    if table.is_cuda:
+        from . import intersect_cuda
+
+        return intersect_cuda.contact(point, normal, index, table, FIELD["reach"], counts)
     stop = counts.boxes + counts.rounds
     rows = [table[:, i, None, :stop] for i in range(15)]
     reach = table[:, FIELD["reach"], None, :stop]
@@ -237,7 +241,7 @@ def surroundings(direction: Triple, blurred: Tensor, ambience: Tensor, atlas: Te
     upper = blend(horizon, sky, dz.clamp(1e-6, 1) ** 0.6)
     color = blend(upper, ground, (-4 * dz).clamp(0, 1))
     repeats = around("cloud_scale") / (dz.abs() + 0.2)
-    texture = around("cloud").long().expand_as(dx)
+    texture = around("cloud").int().expand_as(dx)
     level = torch.where(blurred, 4.0, 0.0) + 1.0
     cloud = lookup(atlas, texture, dx * repeats + 0.5, dy * repeats + 0.5, level)
     contrast = around("cloud_contrast")

@@ -1,0 +1,133 @@
+"""Score a checkpoint on windows of posed scenes: `python eval_nvs/windows.py --root SCENES --weights nano`.
+
+Every scene gives windows of neighbouring views: four are inputs, with their poses, and the two that lie most in between
+are targets. Beside our render stands the copy of the nearest input, the least that a model must beat. PSNR is the mean
+over images, clipped to [0, 1]; SSIM is scikit-image's with an 11 px Gaussian window. This is the table of the model
+card, not the paper's protocol.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import tyro
+from PIL import Image
+from skimage.metrics import structural_similarity
+from torch import Tensor
+from tqdm import tqdm
+
+from geometry.scene import open_scene, views
+from geometry.view_selection import windows
+from splat.atomic import whole_file
+from splat.model import GaussianModel
+from splat.reconstruct import reconstruct
+from splat.render import render
+
+
+@dataclass(frozen=True)
+class Args:
+    root: Path  # folder of posed scene folders (transforms.json or COLMAP)
+    weights: str = "nano"  # preset, folder, file or hub id
+    size: int = 252  # long side of the images, px
+    context: int = 4  # input views of a window
+    targets: int = 2  # target views of a window
+    groups: int = 2  # windows per scene
+    device: str = "cuda" if torch.cuda.is_available() else "cpu"  # where the network and the renderer run
+    out: Path | None = None  # folder for results.json, table.md and a PNG per window
+
+
+@dataclass(frozen=True)
+class Score:
+    """One target image."""
+
+    scene: str
+    inputs: tuple[str, ...]
+    target: str
+    psnr: float
+    ssim: float
+    copy_psnr: float
+
+
+def score_window(
+    model: GaussianModel, images: Tensor, cameras, context: int, device: str
+) -> tuple[list[dict[str, float]], Tensor]:
+    """Scores of the targets among images [V, 3, H, W] and cameras [V], inputs first.
+
+    And a picture strip [3 * T + context, ...].
+    """
+    result = reconstruct(images[:context], cameras[:context], model)
+    with torch.inference_mode():
+        color = render(result.gaussians.to(device), cameras[context:].to(device)).color.clamp(0, 1).cpu()
+    nearest = torch.cdist(cameras.centers[context:], cameras.centers[:context]).argmin(1)
+    targets, ours, copies = images[context:], color.movedim(-1, -3), images[:context][nearest]
+    rows = [
+        {"psnr": psnr(our, target), "ssim": ssim(our, target), "copy_psnr": psnr(copy, target)}
+        for our, target, copy in zip(ours, targets, copies, strict=True)
+    ]
+    return rows, torch.cat([images[:context], targets, ours, copies])
+
+
+def psnr(a: Tensor, b: Tensor) -> float:
+    """PSNR in dB of images [3, H, W] in [0, 1]."""
+    return float(-10 * torch.log10((a - b).square().mean().clamp_min(1e-10)))
+
+
+def ssim(a: Tensor, b: Tensor) -> float:
+    """SSIM of images [3, H, W] in [0, 1] by scikit-image, 11 px Gaussian window."""
+    return float(
+        structural_similarity(
+            a.numpy(), b.numpy(), channel_axis=0, data_range=1.0, gaussian_weights=True, sigma=1.5,
+            use_sample_covariance=False,
+        )
+    )  # fmt: skip
+
+
+def table(scores: list[Score]) -> str:
+    """Markdown rows by scene, and their mean."""
+    lines = ["| scene | PSNR | SSIM | nearest copy | gain |", "|---|---|---|---|---|"]
+    means = []
+    for scene in sorted({s.scene for s in scores}):
+        rows = [s for s in scores if s.scene == scene]
+        means.append([np.mean([getattr(s, key) for s in rows]) for key in ("psnr", "ssim", "copy_psnr")])
+        p, s, c = means[-1]
+        lines.append(f"| {scene} | {p:.2f} | {s:.3f} | {c:.2f} | {p - c:+.2f} |")
+    p, s, c = np.mean(means, 0)
+    lines.append(f"| **mean of {len(means)} scenes** | **{p:.2f}** | **{s:.3f}** | **{c:.2f}** | **{p - c:+.2f}** |")
+    return "\n".join(lines)
+
+
+def strip(pictures: Tensor) -> Image.Image:
+    row = (pictures.clamp(0, 1) * 255).round().byte().permute(2, 0, 3, 1).flatten(1, 2)
+    return Image.fromarray(row.numpy())
+
+
+def main(args: Args) -> None:
+    folders = sorted(p for p in args.root.iterdir() if p.is_dir()) if args.root.is_dir() else []
+    if not folders:
+        raise SystemExit(f"error: {args.root}: no scene folders here; give a folder that holds one folder a scene")
+    model = GaussianModel.from_pretrained(args.weights).to(args.device)
+    scores: list[Score] = []
+    for folder in tqdm(folders, unit="scene"):
+        scene = open_scene(folder)
+        for number, (inputs, targets) in enumerate(windows(scene.w2c, args.context, args.targets, args.groups)):
+            images, cameras = views(scene, [*inputs, *targets], args.size, multiple=14)
+            rows, pictures = score_window(model, images, cameras, args.context, args.device)
+            names = tuple(scene.names[i] for i in inputs)
+            scores += [Score(scene.name, names, scene.names[t], **row) for t, row in zip(targets, rows, strict=True)]
+            if args.out is not None:
+                args.out.mkdir(parents=True, exist_ok=True)
+                strip(pictures).save(args.out / f"{scene.name}-{number}.png")
+    print(table(scores))
+    if args.out is not None:
+        result = {"weights": args.weights, "size": args.size, "images": [vars(s) for s in scores]}
+        for name, text in (("table.md", table(scores) + "\n"), ("results.json", json.dumps(result, indent=1))):
+            with whole_file(args.out / name) as temporary:
+                temporary.write_text(text)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args))

@@ -1,0 +1,294 @@
+"""The matching cue: a learned plane sweep that tells a small network where its views agree.
+
+A plain transformer trained from nothing in minutes does not learn to triangulate; with this cue it does within one. For
+every view the features of its nearest views are warped over fronto-parallel planes and correlated with its own, first
+coarsely over the whole range of depths at stride 7, then finely around the winner at stride 3.5. Where poses are given,
+`nano` receives the result in three forms: added to its patch tokens, as a lateral map of its dense heads, and as the
+log depth those heads refine. In DA3's terms it is a second form of pose conditioning. The published presets do not have
+it.
+
+Depths are counted in units of each view's own mean baseline to its neighbours, so scaling the cameras scales the
+result.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from geometry.cameras import Cameras, invert_intrinsics, pixel_rays, resize
+from geometry.prope import RelativeCameras
+from geometry.sweep import sweep
+
+
+@dataclass(frozen=True)
+class CueConfig:
+    neighbors: int = 3  # other views that each view is matched against, at most
+    planes: int = 64  # coarse planes, log-spaced
+    near: float = 0.4  # first plane, in mean baselines to the neighbours
+    far: float = 80.0  # last plane, likewise
+    fine_planes: int = 16  # planes of the fine sweep, around the coarse winner
+    fine_step: float = 0.016  # their spacing in log depth
+    channels: tuple[int, int] = (48, 96)  # feature width at stride 3.5 and 7
+    match_channels: int = 32  # width of the features that are correlated
+    groups: int = 4  # groups of channels correlated apart
+
+
+@dataclass(frozen=True)
+class Cue:
+    """What the sweep saw. h, w are 4 times the patch grid, h2, w2 twice; R = B*V."""
+
+    patch_bias: Tensor  # [B, V, P, E] for the patch tokens
+    lateral: Tensor  # [R, F, h, w] for the dense heads
+    log_depth: Tensor  # [B, V, H, W] first estimate of log z-depth, in the units of the cameras
+    relative: RelativeCameras  # the projections for cross-view attention
+    confidence: Tensor  # [R, h2, w2] probability mass around the coarse winner
+    coarse_logits: Tensor  # [R, planes, h2, w2] over log-spaced planes
+    coarse_start: Tensor  # [R] log depth of the first coarse plane
+    coarse_step: float
+    fine_logits: Tensor  # [R, fine_planes, h, w]
+    fine_start: Tensor  # [R, h, w] log depth of the first fine plane
+    fine_step: float
+
+
+def neighbors(cameras: Cameras, count: int) -> tuple[Tensor, Tensor]:
+    """Each view's nearest other views, and its mean distance to them.
+
+    Returns indices [B, V, S] with S = min(count, V - 1), nearest first, and baselines [B, V] in the cameras' unit.
+    Nearness counts the angle between viewing directions as well, since views that look apart have nothing to match.
+    """
+    centers = cameras.centers
+    distance = torch.linalg.vector_norm(centers[:, :, None] - centers[:, None], dim=-1)
+    forward = cameras.w2c[..., 2, :3]
+    turn = 1 - (forward[:, :, None] * forward[:, None]).sum(-1)
+    count = min(count, cameras.shape[1] - 1)
+    unit = distance.mean((1, 2), keepdim=True).clamp_min(1e-8)
+    itself = torch.eye(cameras.shape[1], device=centers.device, dtype=torch.bool)
+    cost = (distance / unit + 2 * turn).masked_fill(itself, float("inf"))
+    index = cost.topk(count, largest=False).indices
+    return index, distance.gather(2, index).mean(-1).clamp_min(1e-6)
+
+
+def baseline_unit(cameras: Cameras, count: int = 3) -> Tensor:
+    """The scene's unit of length [B].
+
+    The mean over views of the baseline to their nearest `count` views; 1 for a single view.
+    """
+    if cameras.shape[1] == 1:
+        return torch.ones_like(cameras.w2c[:, 0, 0, 0])
+    return neighbors(cameras, count)[1].mean(1)
+
+
+class MatchingCue(nn.Module):
+    """Images [B, V, 3, H, W] in [0, 1] and their cameras [B, V], V >= 2, to a `Cue`; H and W are multiples of 14."""
+
+    def __init__(self, config: CueConfig, embed_dim: int, features: int):
+        super().__init__()
+        self.config = config
+        fine, coarse = config.channels
+        self.stem = nn.Conv2d(12, fine, 3, padding=1)
+        self.fine_blocks = nn.Sequential(ResidualBlock(fine), ResidualBlock(fine))
+        self.down = nn.Conv2d(fine, coarse, 2, stride=2)
+        self.coarse_blocks = nn.Sequential(
+            ResidualBlock(coarse), ResidualBlock(coarse, dilation=2), ResidualBlock(coarse)
+        )
+        self.up = nn.Conv2d(coarse, fine, 1)
+        self.fine_match = nn.Conv2d(fine, config.match_channels, 1)
+        self.coarse_match = nn.Conv2d(coarse, config.match_channels, 1)
+        self.coarse_agree = Agreement(config.groups)
+        self.fine_agree = Agreement(config.groups)
+        self.coarse_net = nn.Sequential(
+            nn.Conv2d(config.planes + coarse, 128, 3, padding=1),
+            ResidualBlock(128),
+            ResidualBlock(128, dilation=2),
+            ResidualBlock(128, dilation=4),
+            ResidualBlock(128),
+        )
+        self.coarse_out = nn.Conv2d(128, config.planes, 1)
+        self.coarse_to_fine = nn.Conv2d(128, fine, 1)
+        self.fine_net = nn.Sequential(
+            nn.Conv2d(config.fine_planes + fine * 2 + 2, 64, 3, padding=1), ResidualBlock(64), ResidualBlock(64)
+        )
+        self.fine_out = nn.Conv2d(64, config.fine_planes, 1)
+        self.to_lateral = nn.Conv2d(64, features, 1)
+        self.coarse_to_patch = nn.Conv2d(128, embed_dim, 2, stride=2)
+        self.fine_to_patch = nn.Conv2d(64, embed_dim, 4, stride=4)
+        self.rays_to_patch = nn.Linear(9, embed_dim)
+
+    def forward(self, images: Tensor, cameras: Cameras) -> Cue:
+        batch, views, _, height, width = images.shape
+        grid = (height // 14, width // 14)
+        config = self.config
+        # Autocast would round the cameras to bfloat16: they are dealt with before any layer runs.
+        with torch.autocast(images.device.type, enabled=False):
+            index, baseline = neighbors(cameras, config.neighbors)
+            source = (index + views * torch.arange(batch, device=index.device)[:, None, None]).flatten(0, 1)
+            log_baseline = baseline.flatten().log()
+            coarse_warp = homographies(cameras, source, (2 * grid[0], 2 * grid[1]))
+            fine_warp = homographies(cameras, source, (4 * grid[0], 4 * grid[1]))
+            relative = RelativeCameras(cameras)
+            rays = ray_embedding(cameras, grid)
+
+        fine, coarse = self.encode(images.flatten(0, 1), grid)
+        coarse_step = float(torch.tensor(config.far / config.near).log()) / (config.planes - 1)
+        coarse_start = log_baseline + float(torch.tensor(config.near).log())
+        h2, w2 = coarse.shape[-2:]
+        correlation = self.correlate(
+            self.coarse_match(coarse),
+            source,
+            coarse_warp,
+            coarse_start[:, None, None].expand(-1, h2, w2),
+            coarse_step,
+            config.planes,
+        )
+        agreement = self.coarse_agree(correlation)
+        coarse_features = self.coarse_net(torch.cat([agreement, coarse], 1))
+        coarse_logits = (agreement + self.coarse_out(coarse_features)).float()
+        plane, confidence = peak(coarse_logits)
+
+        h, w = fine.shape[-2:]
+        # Nearest, not bilinear: between a front and a back surface a blend of both depths is neither.
+        winner = F.interpolate((coarse_start[:, None, None] + coarse_step * plane)[:, None], (h, w), mode="nearest")[
+            :, 0
+        ]
+        fine_start = winner.detach() - 0.5 * (config.fine_planes - 1) * config.fine_step
+        correlation = self.correlate(
+            self.fine_match(fine), source, fine_warp, fine_start, config.fine_step, config.fine_planes
+        )
+        agreement = self.fine_agree(correlation)
+        relative_depth = (winner - log_baseline[:, None, None])[:, None].detach()
+        certainty = F.interpolate(confidence[:, None], (h, w), mode="nearest")
+        fine_features = self.fine_net(
+            torch.cat(
+                [
+                    agreement,
+                    fine,
+                    F.interpolate(self.coarse_to_fine(coarse_features), (h, w), mode="bilinear"),
+                    relative_depth.to(fine.dtype),
+                    certainty.to(fine.dtype),
+                ],
+                1,
+            )
+        )
+        fine_logits = (agreement + self.fine_out(fine_features)).float()
+        steps = torch.arange(config.fine_planes, device=images.device, dtype=torch.float32)
+        offset = (fine_logits.softmax(1) * steps[:, None, None]).sum(1)
+        log_depth = fine_start + config.fine_step * offset
+
+        bias = self.coarse_to_patch(coarse_features) + self.fine_to_patch(fine_features)
+        bias = bias.flatten(2).transpose(1, 2).unflatten(0, (batch, views))
+        return Cue(
+            patch_bias=bias + self.rays_to_patch(rays),
+            lateral=self.to_lateral(fine_features),
+            log_depth=F.interpolate(log_depth[:, None], (height, width), mode="bilinear").view(
+                batch, views, height, width
+            ),
+            relative=relative,
+            confidence=confidence,
+            coarse_logits=coarse_logits,
+            coarse_start=coarse_start,
+            coarse_step=coarse_step,
+            fine_logits=fine_logits,
+            fine_start=fine_start,
+            fine_step=config.fine_step,
+        )
+
+    def encode(self, images: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Features [R, C, 4ph, 4pw] and [R, C', 2ph, 2pw] of images [R, 3, H, W]."""
+        small = F.interpolate(images, (8 * grid[0], 8 * grid[1]), mode="bilinear", antialias=True)
+        # Folding 2x2 pixels into channels keeps feature centres exactly where resized cameras expect them.
+        fine = self.fine_blocks(self.stem(F.pixel_unshuffle(small * 2 - 1, 2)))
+        coarse = self.coarse_blocks(self.down(fine))
+        return fine + F.interpolate(self.up(coarse), fine.shape[-2:], mode="bilinear"), coarse
+
+    def correlate(
+        self,
+        features: Tensor,
+        source: Tensor,
+        warp: tuple[Tensor, Tensor],
+        start: Tensor,
+        step: float,
+        planes: int,
+    ) -> Tensor:
+        """Group-wise cosine of features [R, C, h, w] with their neighbours'.
+
+        Mean and best over neighbours [R, 2G, D, h, w].
+        """
+        groups = self.config.groups
+        normalized = features.float().unflatten(1, (groups, -1))
+        normalized = normalized * torch.rsqrt(normalized.square().sum(2, keepdim=True) + 1e-4)
+        matches = sweep(normalized.flatten(1, 2), source, *warp, start, step, planes, groups)
+        return torch.cat([matches.mean(1), matches.amax(1)], 1).to(features.dtype)
+
+
+def homographies(cameras: Cameras, source: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """How pixels of feature maps of `size` move to their neighbours `source` [R, S]: at depth z, p falls on A p + b /
+    z.
+
+    Returns A [R, S, 3, 3] and b [R, S, 3], in homogeneous feature pixels.
+    """
+    at_features = resize(cameras, size)
+    w2c, K = at_features.w2c.flatten(0, 1).float(), at_features.K.flatten(0, 1).float()
+    relative = w2c[source] @ at_features.c2w.flatten(0, 1).float()[:, None]
+    A = K[source] @ relative[..., :3, :3] @ invert_intrinsics(K)[:, None]
+    return A, (K[source] @ relative[..., :3, 3:])[..., 0]
+
+
+class Agreement(nn.Module):
+    """Correlations [R, 2G, D, h, w] to one score per plane [R, D, h, w], by a small network along the planes."""
+
+    def __init__(self, groups: int, hidden: int = 16):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(2 * groups, hidden, (3, 1), padding=(1, 0)),
+            nn.ReLU(),
+            nn.Conv2d(hidden, hidden, (3, 1), padding=(1, 0)),
+            nn.ReLU(),
+            nn.Conv2d(hidden, 1, 1),
+        )
+
+    def forward(self, correlation: Tensor) -> Tensor:
+        _, _, planes, h, w = correlation.shape
+        return self.layers(correlation.flatten(3))[:, 0].view(-1, planes, h, w)
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions around a skip, normalised in groups of channels."""
+
+    def __init__(self, channels: int, dilation: int = 1):
+        super().__init__()
+        self.norm1 = nn.GroupNorm(8, channels)
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=dilation, dilation=dilation)
+        self.norm2 = nn.GroupNorm(8, channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv1(F.relu(self.norm1(x)))
+        return x + self.conv2(F.relu(self.norm2(y)))
+
+
+def peak(logits: Tensor, radius: int = 2) -> tuple[Tensor, Tensor]:
+    """Position [R, h, w] of the strongest peak among planes [R, D, h, w], and the probability mass around it.
+
+    The mean is taken within `radius` planes of the best one: a mean over all planes would lie between two peaks.
+    """
+    probability = logits.softmax(1)
+    planes = torch.arange(logits.shape[1], device=logits.device)[:, None, None]
+    best = logits.argmax(1, keepdim=True)
+    window = probability * ((planes - best).abs() <= radius)
+    mass = window.sum(1)
+    return (window * planes).sum(1) / mass.clamp_min(1e-8), mass
+
+
+def ray_embedding(cameras: Cameras, grid: tuple[int, int]) -> Tensor:
+    """Where each patch looks.
+
+    Direction in its camera, and the Plücker line in the frame of the cameras [B, V, P, 9].
+    """
+    world = F.normalize(pixel_rays(cameras, grid).float(), dim=-1)
+    local = torch.einsum("bvij,bvhwj->bvhwi", cameras.w2c[..., :3, :3].float(), world)
+    moment = torch.linalg.cross(cameras.centers[:, :, None, None].float().expand_as(world), world, dim=-1)
+    return torch.cat([local, world, moment], -1).flatten(2, 3)

@@ -1,0 +1,143 @@
+"""COLMAP models (binary or text) to a Scene. This is the one module that knows pycolmap; see `import_pycolmap`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+
+from geometry.calibrated_photo import calibrated_photo
+from geometry.images import SUFFIXES, is_image_name, natural_key
+from geometry.scene import Scene, SparsePoints, scene_name
+
+MODEL_FOLDERS = ("", "sparse/0", "sparse", "colmap/sparse/0", "sparse-txt", "sparse/manhattan/0")
+IMAGE_FOLDERS = ("images", "images_2", "images_4", "images_8", "imgs", "input", "")
+# Places of fx, fy, cx, cy in COLMAP's parameters, and of OpenCV's k1, k2, p1, p2.
+CAMERA_MODELS = {
+    "SIMPLE_PINHOLE": ((0, 0, 1, 2), ()),
+    "PINHOLE": ((0, 1, 2, 3), ()),
+    "SIMPLE_RADIAL": ((0, 0, 1, 2), (3,)),
+    "RADIAL": ((0, 0, 1, 2), (3, 4)),
+    "OPENCV": ((0, 1, 2, 3), (4, 5, 6, 7)),
+}
+
+
+def import_pycolmap() -> ModuleType:
+    """pycolmap (3.13 or newer), or an ImportError that says how to get it.
+
+    A program that imports pycolmap itself must import Pillow (or this package) first: pycolmap 4.2 exports its own
+    zlib, and a Pillow loaded after it hangs or corrupts memory when it writes a PNG.
+    """
+    try:
+        import pycolmap
+    except ImportError as error:
+        raise ImportError("COLMAP models and poses from photos need pycolmap: pip install raysplat[colmap]") from error
+    return pycolmap
+
+
+def find_model(path: Path) -> Path | None:
+    """The folder with cameras.bin or cameras.txt that belongs to `path`."""
+    for folder in MODEL_FOLDERS:
+        if any((path / folder / f"cameras.{kind}").is_file() for kind in ("bin", "txt")):
+            return path / folder
+    return None
+
+
+def read_colmap(root: Path, model: Path, image_folder: str | None = None) -> Scene:
+    """The registered images of the COLMAP `model`, in natural order of their names, with points and who saw them.
+
+    Photos are looked for beside the model, in `image_folder` or else images, images_2, ... Smaller copies scale K,
+    distorted lenses are undone. Raises ValueError or OSError with one line that names the file and what is wrong.
+    """
+    pycolmap = import_pycolmap()
+    try:
+        reconstruction = pycolmap.Reconstruction(str(model))
+    # pycolmap reports a damaged file by whichever of these its parser meets first.
+    except (ValueError, IndexError, RuntimeError, MemoryError, OSError) as error:
+        raise ValueError(f"{model}: the COLMAP model cannot be read ({_first_line(error)})") from error
+    registered = registered_images(reconstruction)
+    if not registered:
+        raise ValueError(f"{model}: the COLMAP model has no registered image")
+    folder = _photo_folder(model, registered[0].name, image_folder)
+    files = [_photo_file(folder, image.name) for image in registered]
+    missing = [file for file in files if not file.is_file()]
+    if missing:
+        raise FileNotFoundError(f"{model}: {len(missing)} of {len(files)} photos are missing, for example {missing[0]}")
+    photos = []
+    for image, file in zip(registered, files):
+        camera = reconstruction.cameras[image.camera_id]
+        K, distortion = intrinsics(camera, f"{model}: {image.name}")
+        photos.append(calibrated_photo(file, K, (camera.height, camera.width), distortion))
+    unposed = sum(is_image_name(p) for p in folder.iterdir()) - sum(file.parent == folder for file in files)
+    left_out = f"{unposed} photo(s) in {folder.name} have no pose in the model and were left out"
+    return Scene(
+        name=scene_name(root),
+        root=root,
+        names=tuple(image.name for image in registered),
+        sizes=tuple(photo[0] for photo in photos),
+        load=lambda i: photos[i][2](),
+        w2c=np.stack([world_to_camera(image) for image in registered]),
+        K=np.stack([photo[1] for photo in photos]),
+        points=sparse_points(reconstruction, registered),
+        files=tuple(files),
+        notes=(left_out,) if unposed > 0 else (),
+    )
+
+
+def registered_images(reconstruction) -> list:
+    """The images that have a pose, in natural order of their names."""
+    registered = [reconstruction.images[i] for i in reconstruction.reg_image_ids()]
+    return sorted(registered, key=lambda image: natural_key(image.name))
+
+
+def world_to_camera(image) -> np.ndarray:
+    """`w2c` [4, 4] of a pycolmap image."""
+    return np.vstack([image.cam_from_world().matrix(), [0, 0, 0, 1]])
+
+
+def intrinsics(camera, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """K [3, 3] and OpenCV's k1 k2 p1 p2 k3 of a pycolmap camera; ValueError for a model that is not supported."""
+    model = camera.model.name
+    if model not in CAMERA_MODELS:
+        raise ValueError(
+            f"{name}: camera model {model} is not supported ({', '.join(CAMERA_MODELS)} are); "
+            "run `colmap image_undistorter` first"
+        )
+    pinhole, lens = CAMERA_MODELS[model]
+    fx, fy, cx, cy = (camera.params[i] for i in pinhole)
+    distortion = np.zeros(5)
+    distortion[: len(lens)] = [camera.params[i] for i in lens]
+    return np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]], dtype=np.float64), distortion
+
+
+def sparse_points(reconstruction, registered: list) -> SparsePoints:
+    """All points, and for each of the `registered` images the indices of those in its tracks."""
+    index = {point_id: i for i, point_id in enumerate(reconstruction.points3D)}
+    xyz = np.array([point.xyz for point in reconstruction.points3D.values()], dtype=np.float64).reshape(-1, 3)
+    seen = [{index[p.point3D_id] for p in image.points2D if p.has_point3D()} for image in registered]
+    return SparsePoints(xyz, tuple(np.array(sorted(indices), dtype=np.int64) for indices in seen))
+
+
+def _photo_folder(model: Path, first: str, image_folder: str | None) -> Path:
+    """The folder beside the model, or up to three above, that holds the image named `first`."""
+    folders = (image_folder,) if image_folder else IMAGE_FOLDERS
+    for parent in (model, *model.resolve().parents[:3]):
+        for folder in folders:
+            if _photo_file(parent / folder, first).is_file():
+                return parent / folder
+    raise FileNotFoundError(
+        f"{model}: no folder with its photos ({first}) beside it; looked for {', '.join(filter(None, folders))}"
+    )
+
+
+def _photo_file(folder: Path, name: str) -> Path:
+    """The file of an image; smaller copies may be stored as another type."""
+    file = folder / name
+    if file.is_file():
+        return file
+    return next((f for f in (file.with_suffix(suffix) for suffix in SUFFIXES) if f.is_file()), file)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

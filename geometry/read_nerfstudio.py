@@ -1,0 +1,185 @@
+"""nerfstudio's transforms.json (and DL3DV's, Blender's) to a Scene.
+
+On disk: camera-to-world in OpenGL axes (x right, y up, z back), intrinsics in pixels of the full-size photo, for all
+frames or per frame. In the scene: OpenCV `w2c`, `K` of the file that is really there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from functools import partial
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from geometry.calibrated_photo import calibrated_photo
+from geometry.images import SUFFIXES, image_size, natural_key, read_image
+from geometry.scene import Scene, SparsePoints, scene_name
+
+OPENGL_TO_OPENCV = np.diag([1.0, -1.0, -1.0, 1.0])
+PINHOLE_MODELS = ("PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV", "PERSPECTIVE")
+SMALLER_COPIES = ("images_2", "images_4", "images_8")
+
+
+def find_transforms(path: Path) -> Path | None:
+    """The transforms.json of a folder; DL3DV's benchmark keeps it in `nerfstudio/`."""
+    for candidate in (path / "transforms.json", path / "nerfstudio" / "transforms.json"):
+        if candidate.is_file():
+            return candidate
+    return None
+
+
+def read_nerfstudio(path: str | Path, image_folder: str | None = None) -> Scene:
+    """The scene of a transforms.json, frames in natural order of their names.
+
+    `image_folder` replaces the first folder of each `file_path` (DL3DV: images_4, images_8); without it the photos
+    are taken where `file_path` says, else from images_2, images_4 or images_8. Frames without `transform_matrix` are
+    left out, unless none has one: then the scene has no poses. Raises ValueError or OSError with one line that names
+    the file and frame.
+    """
+    path = Path(path)
+    root, meta = path.parent, _read_json(path)
+    frames = meta.get("frames")
+    if not isinstance(frames, list) or not frames or not all(isinstance(f, dict) and "file_path" in f for f in frames):
+        raise ValueError(f"{path}: 'frames' must be a list of frames, each with a 'file_path'")
+    notes = []
+    posed = [frame for frame in frames if frame.get("transform_matrix") is not None]
+    if posed and len(posed) < len(frames):
+        notes.append(f"{len(frames) - len(posed)} of {len(frames)} frames have no pose and were left out")
+        frames = posed
+    files = _photo_files(path, frames, image_folder)
+    folder = os.path.commonpath([os.path.abspath(file.parent) for file in files])
+    order = sorted(range(len(files)), key=lambda i: natural_key(files[i].as_posix()))
+    frames, files = [frames[i] for i in order], [files[i] for i in order]
+
+    if not any(_has_focal({**meta, **frame}) for frame in frames):
+        if posed:
+            raise ValueError(f"{path}: poses without intrinsics; add fl_x, fl_y, cx, cy, w, h or camera_angle_x")
+        photos, K = [(image_size(file), None, partial(read_image, file)) for file in files], None
+    else:
+        photos = [_photo(path, {**meta, **frame}, file) for frame, file in zip(frames, files)]
+        K = np.stack([photo[1] for photo in photos])
+    if meta.get("applied_transform") is not None:
+        notes.append(f"the world is kept as stored, moved by applied_transform {meta['applied_transform']}")
+    points, missing_ply = _read_points(root, meta.get("ply_file_path"))
+    return Scene(
+        name=scene_name(root),
+        root=root,
+        names=tuple(Path(os.path.relpath(file, folder)).as_posix() for file in files),
+        sizes=tuple(photo[0] for photo in photos),
+        load=lambda i: photos[i][2](),
+        w2c=np.stack([_w2c(path, frame) for frame in frames]) if posed else None,
+        K=K,
+        points=points,
+        files=tuple(files),
+        notes=(*notes, *missing_ply),
+    )
+
+
+def _read_json(path: Path) -> dict:
+    try:
+        meta = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not valid JSON ({error})") from error
+    if not isinstance(meta, dict):
+        raise ValueError(f"{path}: expected an object with 'frames', got a {type(meta).__name__}")
+    return meta
+
+
+def _photo_files(path: Path, frames: list[dict], image_folder: str | None) -> list[Path]:
+    """The file of each frame, all from the first folder that has the first one."""
+    stored = [PurePosixPath(str(frame["file_path"]).replace("\\", "/")) for frame in frames]
+    folders = (image_folder,) if image_folder else (None, *SMALLER_COPIES)
+    for folder in folders:
+        files = [_existing(path.parent / _moved(name, folder)) for name in stored]
+        if files[0].is_file():
+            break
+    else:
+        files = [path.parent / _moved(name, image_folder) for name in stored]
+    missing = [file for file in files if not file.is_file()]
+    if missing:
+        raise FileNotFoundError(f"{path}: {len(missing)} of {len(files)} photos are missing, for example {missing[0]}")
+    return files
+
+
+def _moved(name: PurePosixPath, folder: str | None) -> PurePosixPath:
+    """`name` with its first folder replaced by `folder`."""
+    return name if folder is None or len(name.parts) < 2 else PurePosixPath(folder, *name.parts[1:])
+
+
+def _existing(file: Path) -> Path:
+    """The file; Blender's scenes leave the suffix out, and smaller copies may be stored as another type."""
+    if file.is_file():
+        return file
+    for suffix in SUFFIXES:
+        for candidate in (file.with_name(file.name + suffix), file.with_suffix(suffix)):
+            if candidate.is_file():
+                return candidate
+    return file
+
+
+def _has_focal(frame: dict) -> bool:
+    return "fl_x" in frame or "camera_angle_x" in frame
+
+
+def _photo(path: Path, frame: dict, file: Path):
+    """`calibrated_photo` of one frame, whose own keys have won over the global ones."""
+    model = frame.get("camera_model", "OPENCV")
+    distortion = np.array([_number(path, frame, key, 0.0) for key in ("k1", "k2", "p1", "p2", "k3")])
+    if model not in PINHOLE_MODELS or frame.get("is_fisheye") or _number(path, frame, "k4", 0.0) != 0:
+        raise ValueError(f"{path}: camera model {model} of {file.name} is not supported; undistort the photos first")
+    full = (int(_number(path, frame, "h", 0)), int(_number(path, frame, "w", 0)))
+    full = full if min(full) > 0 else None
+    height, width = full or image_size(file, upright=False)
+    if "fl_x" in frame:
+        focal_x = _number(path, frame, "fl_x")
+    elif "camera_angle_x" in frame:
+        focal_x = 0.5 * width / np.tan(0.5 * _number(path, frame, "camera_angle_x"))
+    else:
+        raise ValueError(f"{path}: {file.name} has no intrinsics; add fl_x, fl_y, cx, cy, w, h or camera_angle_x")
+    focal_y = _number(path, frame, "fl_y", focal_x)
+    center_x, center_y = _number(path, frame, "cx", width / 2), _number(path, frame, "cy", height / 2)
+    K = np.array([[focal_x, 0, center_x], [0, focal_y, center_y], [0, 0, 1]], dtype=np.float64)
+    return calibrated_photo(file, K, full, distortion)
+
+
+def _number(path: Path, frame: dict, key: str, default: float | None = None) -> float:
+    value = frame.get(key, default)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError(f"{path}: {key} of {frame['file_path']} must be a number, got {value!r}")
+    return value
+
+
+def _w2c(path: Path, frame: dict) -> np.ndarray:
+    """OpenCV world-to-camera [4, 4] of one frame."""
+    try:
+        c2w = np.array(frame["transform_matrix"], dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: transform_matrix of {frame['file_path']} is not made of numbers") from error
+    if c2w.shape not in ((4, 4), (3, 4)):
+        raise ValueError(f"{path}: transform_matrix of {frame['file_path']} must be 4x4, got {c2w.shape}")
+    c2w = np.vstack([c2w[:3], [0, 0, 0, 1]]) @ OPENGL_TO_OPENCV
+    w2c = np.eye(4)
+    # The transpose, not a general inverse: a scaled or NaN matrix must reach the validation as it is.
+    w2c[:3, :3], w2c[:3, 3] = c2w[:3, :3].T, -c2w[:3, :3].T @ c2w[:3, 3]
+    return w2c
+
+
+def _read_points(root: Path, name: str | None) -> tuple[SparsePoints | None, tuple[str, ...]]:
+    """The points of `ply_file_path`, or a note that the file is gone: photos and cameras are enough to go on."""
+    if not name:
+        return None, ()
+    file = root / name
+    if not file.is_file():
+        return None, (f"the sparse points {name} are not there",)
+    try:
+        import plyfile
+    except ImportError:
+        return None, (f"the sparse points {name} were not read: pip install plyfile",)
+    try:
+        vertex = plyfile.PlyData.read(str(file))["vertex"]
+        xyz = np.stack([np.asarray(vertex[axis], dtype=np.float64) for axis in "xyz"], 1)
+    except (plyfile.PlyParseError, KeyError, ValueError) as error:
+        raise ValueError(f"{file}: cannot be read as a point cloud ({error}); repair or remove it") from error
+    return SparsePoints(xyz[np.isfinite(xyz).all(1)]), ()

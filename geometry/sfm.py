@@ -1,0 +1,147 @@
+"""Camera poses of plain photos by structure from motion: pycolmap on the CPU, SIFT, incremental mapping."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from geometry.calibrated_photo import pinhole_of, undistort
+from geometry.images import exif_focal, resize_array
+from geometry.read_colmap import import_pycolmap, intrinsics, registered_images, sparse_points, world_to_camera
+from geometry.scene import Scene
+
+EXHAUSTIVE_BELOW = 40  # photos; more are taken for a walk or a video and matched in sequence
+LONG_SIDE = 1600  # of the copies that features are found in
+DEFAULT_FOCAL = 1.2  # times the long side, when neither the scene nor EXIF tells; COLMAP's own guess
+
+
+class PosesNotFound(RuntimeError):
+    """Structure from motion could not place at least two of the photos."""
+
+
+def reconstruct_poses(scene: Scene, progress: bool = True) -> Scene:
+    """The scene with `w2c`, `K` and sparse points found from its photos alone; poses that it has are not looked at.
+
+    Photos of one size and EXIF focal length share a camera (focal length and one radial term are refined), and come
+    back free of that distortion. Photos that were not registered are left out with a note. The frame and scale are
+    COLMAP's. With `progress` a bar goes to stderr. Raises PosesNotFound with one line, ImportError when pycolmap is
+    not installed.
+    """
+    pycolmap = import_pycolmap()
+    if len(scene) < 2:
+        raise PosesNotFound(f"{scene.root}: poses need at least 2 photos, there is {len(scene)}")
+    total = 3 * len(scene)
+    bar = tqdm(total=total, disable=not progress, bar_format="{desc}{percentage:3.0f}%|{bar}| {elapsed}")
+    with bar, tempfile.TemporaryDirectory(prefix="raysplat-sfm-") as folder, _quiet(pycolmap):
+        model, files = _run_colmap(pycolmap, scene, Path(folder), bar)
+        bar.update(total - bar.n)
+    if model is None:
+        raise PosesNotFound(
+            f"{scene.root}: no camera poses found for {len(scene)} photos: too few of them match; "
+            "take sharper photos with more overlap, or bring poses (COLMAP or transforms.json)"
+        )
+    return _with_cameras(scene, model, files)
+
+
+def _run_colmap(pycolmap, scene: Scene, folder: Path, bar: tqdm):
+    """(largest reconstruction of 2 or more photos or None, name in it of each photo)."""
+    database, photos = folder / "database.db", folder / "photos"
+    bar.set_description("features")
+    files, focals = _write_copies(scene, photos)
+    pycolmap.set_random_seed(0)
+    pycolmap.extract_features(
+        str(database), str(photos), camera_mode=pycolmap.CameraMode.PER_FOLDER, device=pycolmap.Device.cpu
+    )
+    _set_focals(pycolmap, database, files, focals)
+    bar.update(len(scene))
+    bar.set_description("matches")
+    if len(scene) < EXHAUSTIVE_BELOW:
+        pycolmap.match_exhaustive(str(database), device=pycolmap.Device.cpu)
+    else:
+        pycolmap.match_sequential(str(database), device=pycolmap.Device.cpu)
+    bar.update(len(scene))
+    bar.set_description("cameras")
+    options = pycolmap.IncrementalPipelineOptions(min_model_size=2, extract_colors=False)
+    # Few photos of a small path are the usual input here; COLMAP's defaults wait for wider angles and more inliers.
+    options.mapper.init_min_tri_angle = 4.0
+    options.mapper.init_min_num_inliers = 50
+    options.triangulation.ignore_two_view_tracks = len(scene) > 2
+    found = pycolmap.incremental_mapping(
+        str(database), str(photos), str(folder), options=options, next_image_callback=lambda: bar.update(1)
+    )
+    models = [model for model in found.values() if model.num_reg_images() >= 2]
+    return max(models, key=lambda model: model.num_reg_images(), default=None), files
+
+
+def _write_copies(scene: Scene, folder: Path) -> tuple[list[str], dict[str, float | None]]:
+    """Copies of at most LONG_SIDE, a folder for each camera; their names, and by folder the known focal length."""
+    files, focals = [], {}
+    for i, (height, width) in enumerate(scene.sizes):
+        scale = min(1.0, LONG_SIDE / max(height, width))
+        focal = scene.K[i, 0, 0] if scene.K is not None else exif_focal(scene.files[i]) if scene.files else None
+        camera = f"{width}x{height}_{focal or 0:.0f}"
+        focals[camera] = None if focal is None else focal * scale
+        files.append(f"{camera}/{i:06d}.png")
+        copy = resize_array(scene.load(i), (round(height * scale), round(width * scale)))
+        (folder / camera).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(copy).save(folder / files[-1], compress_level=1)
+    return files, focals
+
+
+def _set_focals(pycolmap, database: Path, files: list[str], focals: dict[str, float | None]) -> None:
+    """Give each camera of the database the focal length that is known, before matches are verified with it."""
+    with pycolmap.Database.open(str(database)) as opened:
+        cameras = {camera.camera_id: camera for camera in opened.read_all_cameras()}
+        folder_of = {image.camera_id: Path(image.name).parent.name for image in opened.read_all_images()}
+        for camera_id, camera in cameras.items():
+            focal = focals[folder_of[camera_id]]
+            camera.has_prior_focal_length = focal is not None
+            camera.focal_length = focal or DEFAULT_FOCAL * max(camera.width, camera.height)
+            opened.update_camera(camera)
+
+
+def _with_cameras(scene: Scene, model, files: list[str]) -> Scene:
+    """The registered views of `scene` with the cameras of the reconstruction at the photos' own size."""
+    view_of = {name: i for i, name in enumerate(files)}
+    by_view = {view_of[image.name]: image for image in registered_images(model)}
+    indices = sorted(by_view)
+    registered = [by_view[i] for i in indices]
+    kept = scene.select(indices)
+    K, distortion, pinhole = [], [], []
+    for view, image in enumerate(registered):
+        camera = model.cameras[image.camera_id]
+        copy_K, lens = intrinsics(camera, kept.names[view])
+        height, width = kept.sizes[view]
+        K.append(np.diag([width / camera.width, height / camera.height, 1.0]) @ copy_K)
+        distortion.append(lens)
+        pinhole.append(pinhole_of(K[-1], lens, (height, width), kept.names[view]))
+    left_out = len(scene) - len(kept)
+    note = f"camera poses found by COLMAP for {len(kept)} of {len(scene)} photos" + (
+        f"; {left_out} could not be placed and were left out" if left_out else ""
+    )
+    return replace(
+        kept,
+        load=lambda i: undistort(kept.load(i), K[i], distortion[i], pinhole[i]),
+        w2c=np.stack([world_to_camera(image) for image in registered]),
+        K=np.stack(pinhole),
+        points=sparse_points(model, registered),
+        notes=(*scene.notes, note),
+    )
+
+
+@contextmanager
+def _quiet(pycolmap) -> Iterator[None]:
+    """COLMAP reports every step to stderr; what went wrong is told by PosesNotFound."""
+    level = pycolmap.logging.minloglevel
+    pycolmap.logging.minloglevel = pycolmap.logging.FATAL.value
+    try:
+        yield
+    finally:
+        pycolmap.logging.minloglevel = level

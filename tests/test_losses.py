@@ -1,0 +1,123 @@
+"""Training losses: zero where they should be, and moving the right way."""
+
+import torch
+from skimage.metrics import structural_similarity as reference_ssim
+
+from geometry.cameras import Cameras, pixel_rays, unproject
+from geometry.cue import Cue
+from geometry.network import Geometry
+from splat.gaussians import Gaussians
+from train import losses
+
+
+def cameras(batch=1, views=2, size=(14, 28)):
+    w2c = torch.eye(4).repeat(batch, views, 1, 1)
+    w2c[..., 0, 3] = torch.arange(views) * -0.4
+    K = torch.tensor([[25.0, 0, 14], [0, 24, 7], [0, 0, 1]]).expand(batch, views, 3, 3)
+    return Cameras(w2c, K, size)
+
+
+def truth(seed=0):
+    depth = torch.rand(1, 2, 14, 28, generator=torch.Generator().manual_seed(seed)) + 1
+    return depth, torch.ones_like(depth).bool()
+
+
+def geometry(depth, confidence=None, c=None, rays=None):
+    confidence = torch.full_like(depth, 2.0) if confidence is None else confidence
+    return Geometry(depth, confidence, rays, None if rays is None else rays[..., 0], c or cameras())
+
+
+def test_depth_loss_is_relative_and_masked():
+    depth, valid = truth()
+    exact, scalars = losses.depth_loss(geometry(depth), depth, valid)
+    assert scalars["depth"] == 0 and scalars["delta_1.25"] == 1
+    double, scalars = losses.depth_loss(geometry(2 * depth), depth, valid)
+    torch.testing.assert_close(scalars["depth"], torch.tensor(2.0).log())
+    assert scalars["delta_1.25"] == 0 and scalars["depth_gradient"] < 1e-6
+    nowhere, _ = losses.depth_loss(geometry(2 * depth), depth, valid & False)
+    assert exact < double and nowhere.isfinite()
+
+
+def test_confidence_is_best_at_a_fifth_over_the_error():
+    depth, valid = truth()
+    wrong = depth * torch.tensor(0.05).exp()  # log error 0.05, so c = 0.2 / 0.05 = 4 is best
+    values = [losses.depth_loss(geometry(wrong, torch.full_like(depth, c)), depth, valid)[0] for c in (2.0, 4.0, 8.0)]
+    assert values[1] < values[0] and values[1] < values[2]
+
+
+def test_cue_loss_prefers_the_true_plane():
+    depth, valid = truth()
+    start, step = torch.zeros(2), 0.1
+    position = depth.log() / step
+    flat = torch.zeros(2, 8, 14, 28)
+    peaked = -3 * (torch.arange(8).view(8, 1, 1) - position.view(2, 1, 14, 28)).abs()
+
+    def loss(logits):
+        cue = Cue(
+            None,
+            None,
+            depth.log(),
+            None,
+            None,
+            logits,
+            start,
+            step,
+            logits,
+            start.view(2, 1, 1).expand(2, 14, 28),
+            step,
+        )
+        return losses.cue_loss(cue, depth, valid)[0]
+
+    assert loss(peaked) < 0.5 * loss(flat)
+
+
+def test_ray_and_camera_losses_vanish_at_the_truth():
+    c = cameras()
+    depth, _ = truth()
+    rays = torch.cat([pixel_rays(c, (8, 16)), c.centers[..., None, None, :].expand(1, 2, 8, 16, 3)], -1)
+    value, _ = losses.ray_loss(geometry(depth, rays=rays), c)
+    assert value < 1e-6
+    assert losses.ray_loss(geometry(depth, rays=rays + 0.1), c)[0] > 0.1
+    assert losses.camera_loss(c, c)[0] < 1e-6
+    moved = Cameras(c.w2c + 0.1 * torch.eye(4).roll(3, 1) * torch.tensor([1.0, 0, 0, 0])[:, None], c.K, c.size)
+    assert losses.camera_loss(moved, c)[0] > 0.01
+
+
+def test_gaussian_depth_loss_counts_opaque_gaussians_alone():
+    c, (depth, valid) = cameras(), truth()
+    points = unproject(depth, c).flatten(1, 3)
+    n = points.shape[1]
+    opacity = torch.cat([torch.ones(1, n // 2), torch.zeros(1, n - n // 2)], 1)
+
+    def loss(means):
+        g = Gaussians(means, torch.ones(1, n, 3), torch.ones(1, n, 4), opacity, torch.zeros(1, n, 1, 3))
+        return losses.gaussian_depth_loss(g, c, depth, valid)[0]
+
+    assert loss(points) < 1e-6
+    far = points.clone()
+    far[:, n // 2 :] *= 3
+    assert loss(far) < 1e-6
+    far[:, : n // 2] *= 3
+    assert loss(far) > 0.3
+
+
+def test_ssim_is_scikit_images():
+    generator = torch.Generator().manual_seed(0)
+    a, b = torch.rand(1, 3, 40, 50, generator=generator), torch.rand(1, 3, 40, 50, generator=generator)
+    b = 0.7 * a + 0.3 * b
+    ours = losses.structural_similarity(a, b)
+    theirs = reference_ssim(
+        a[0].permute(1, 2, 0).numpy(),
+        b[0].permute(1, 2, 0).numpy(),
+        channel_axis=2, data_range=1.0, gaussian_weights=True, sigma=1.5, use_sample_covariance=False,
+    )  # fmt: skip
+    assert abs(float(ours) - theirs) < 2e-3
+    assert losses.structural_similarity(a, a) > 0.9999
+
+
+def test_photometric_loss_reports_psnr():
+    target = torch.full((1, 2, 3, 16, 16), 0.5)
+    color = torch.full((1, 2, 16, 16, 3), 0.6)
+    value, scalars = losses.photometric_loss(color, target, 0.0)
+    torch.testing.assert_close(scalars["psnr"], torch.tensor(20.0), atol=1e-3, rtol=0)
+    torch.testing.assert_close(value, torch.tensor(0.1), atol=1e-4, rtol=0)

@@ -1,0 +1,144 @@
+"""Training losses. Each returns (value, scalars to log); what it is weighted with stands in train/config.py."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from geometry.camera_heads import encode_cameras
+from geometry.cameras import Cameras, pixel_rays
+from geometry.cue import Cue
+from geometry.network import Geometry
+from splat.gaussians import Gaussians
+
+Scalars = dict[str, Tensor]
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean of `values` where `mask`; 0 for an empty mask."""
+    mask = mask.to(values.dtype)
+    return (values * mask).sum() / mask.sum().clamp_min(1)
+
+
+def depth_loss(geometry: Geometry, depth: Tensor, valid: Tensor) -> tuple[Tensor, Scalars]:
+    """L_D and L_grad of the paper (section 3.3) on log depth [B, V, H, W], with the learned confidence.
+
+    Logarithms make near and far count alike, as relative error does, and leave the unit of length out. The confidence c
+    is trained by c * error - 0.2 log c, with the error held fixed: else the network would profit from doubting hard
+    pixels.
+    """
+    target = depth.clamp_min(1e-6).log()
+    difference = geometry.depth.float().clamp_min(1e-6).log() - target
+    error = difference.abs()
+    accuracy = masked_mean(error, valid)
+    confidence = geometry.confidence.float()
+    doubt = masked_mean(confidence * error.detach() - 0.2 * confidence.log(), valid)
+    gradient = gradient_loss(difference, valid)
+    with torch.no_grad():
+        good = masked_mean((error < 0.2231).float(), valid)  # ratio under 1.25
+    value = accuracy + 0.5 * gradient + 0.05 * doubt
+    return value, {"depth": accuracy, "depth_gradient": gradient, "delta_1.25": good}
+
+
+def gradient_loss(difference: Tensor, valid: Tensor, scales: int = 3) -> Tensor:
+    """Mean absolute slope of a difference of log depths [..., H, W], over `scales` halvings: keeps edges and planes."""
+    total = difference.new_zeros(())
+    for scale in range(scales):
+        d, m = difference[..., :: 2**scale, :: 2**scale], valid[..., :: 2**scale, :: 2**scale]
+        total = total + masked_mean((d[..., 1:] - d[..., :-1]).abs(), m[..., 1:] & m[..., :-1])
+        total = total + masked_mean((d[..., 1:, :] - d[..., :-1, :]).abs(), m[..., 1:, :] & m[..., :-1, :])
+    return total / scales
+
+
+def cue_loss(cue: Cue, depth: Tensor, valid: Tensor) -> tuple[Tensor, Scalars]:
+    """Cross-entropy of both plane sweeps against the true plane, shared between the two planes next to it."""
+    coarse = _plane_entropy(cue.coarse_logits, depth, valid, cue.coarse_start[:, None, None], cue.coarse_step)
+    fine = _plane_entropy(cue.fine_logits, depth, valid, cue.fine_start, cue.fine_step)
+    with torch.no_grad():
+        error = (cue.log_depth - depth.clamp_min(1e-6).log()).abs()
+        good = masked_mean((error < 0.2231).float(), valid)
+    return coarse + 0.5 * fine, {"sweep_coarse": coarse, "sweep_fine": fine, "sweep_delta_1.25": good}
+
+
+def _plane_entropy(logits: Tensor, depth: Tensor, valid: Tensor, start: Tensor, step: float) -> Tensor:
+    h, w = logits.shape[-2:]
+    target = F.interpolate(depth.flatten(0, 1)[:, None], (h, w), mode="nearest")[:, 0]
+    known = F.interpolate(valid.flatten(0, 1)[:, None].float(), (h, w), mode="nearest")[:, 0] > 0.5
+    position = (target.clamp_min(1e-6).log() - start) / step
+    last = logits.shape[1] - 1
+    known = known & (position >= 0) & (position <= last)
+    position = position.clamp(0, last - 1e-3)
+    lower = position.floor().long()
+    fraction = position - lower
+    log_probability = logits.log_softmax(1)
+    below = log_probability.gather(1, lower[:, None])[:, 0]
+    above = log_probability.gather(1, lower[:, None] + 1)[:, 0]
+    return masked_mean(-(1 - fraction) * below - fraction * above, known)
+
+
+def ray_loss(geometry: Geometry, cameras: Cameras) -> tuple[Tensor, Scalars]:
+    """L1 between the predicted ray map and the true one (paper section 3.1): directions R K^-1 p and camera centres."""
+    h, w = geometry.rays.shape[-3:-1]
+    directions = (geometry.rays[..., :3].float() - pixel_rays(cameras, (h, w))).abs().mean()
+    origins = (geometry.rays[..., 3:].float() - cameras.centers[..., None, None, :]).abs().mean()
+    return directions + origins, {"ray_direction": directions, "ray_origin": origins}
+
+
+def camera_loss(predicted: Cameras, cameras: Cameras) -> tuple[Tensor, Scalars]:
+    """L_C of the paper: L1 on translation, quaternion and field of view of camera-to-world (section 3.3)."""
+    ours, true = encode_cameras(predicted).float(), encode_cameras(cameras).float()
+    translation = (ours[..., :3] - true[..., :3]).abs().mean()
+    # q and -q are the same rotation.
+    sign = torch.where((ours[..., 3:7] * true[..., 3:7]).sum(-1, keepdim=True) < 0, -1.0, 1.0)
+    rotation = (sign * ours[..., 3:7] - true[..., 3:7]).abs().mean()
+    view = (ours[..., 7:] - true[..., 7:]).abs().mean()
+    return translation + rotation + view, {"camera_t": translation, "camera_q": rotation, "camera_fov": view}
+
+
+def gaussian_depth_loss(gaussians: Gaussians, cameras: Cameras, depth: Tensor, valid: Tensor) -> tuple[Tensor, Scalars]:
+    """L1 on the log z-depth of each pixel's Gaussian [B, V*H*W] in its own view, counted by its opacity.
+
+    Keeps the offsets of the Gaussian head on the surface; a Gaussian that is transparent may lie anywhere.
+    """
+    means = gaussians.means.unflatten(1, (depth.shape[1], -1))
+    forward = cameras.w2c[..., 2, :3]
+    z = (means * forward[:, :, None]).sum(-1) + cameras.w2c[..., None, 2, 3]
+    error = (z.clamp_min(1e-4).log() - depth.flatten(2).clamp_min(1e-6).log()).abs()
+    opacity = gaussians.opacities.detach().view_as(error)
+    value = (error * opacity * valid.flatten(2)).sum() / valid.sum().clamp_min(1)
+    return value, {"gaussian_depth": value}
+
+
+def photometric_loss(color: Tensor, target: Tensor, ssim_weight: float) -> tuple[Tensor, Scalars]:
+    """Squared error, plus 1 - SSIM, of renders [B, V, H, W, 3] against pictures [B, V, 3, H, W]."""
+    color = color.movedim(-1, -3).flatten(0, 1)
+    target = target.flatten(0, 1)
+    per_image = (color - target).square().mean((1, 2, 3))
+    value = per_image.mean()
+    scalars = {"mse": value, "psnr": (-10 * per_image.detach().clamp_min(1e-10).log10()).mean()}
+    if ssim_weight > 0:
+        dissimilar = 1 - structural_similarity(color, target)
+        # The factor brings squared errors around 0.003 to the size of the other terms.
+        return 10 * value + ssim_weight * dissimilar, scalars | {"dssim": dissimilar}
+    return 10 * value, scalars
+
+
+def structural_similarity(a: Tensor, b: Tensor) -> Tensor:
+    """Differentiable mean SSIM of images [N, C, H, W] in [0, 1]: 11x11 Gaussian window of 1.5 px, inner pixels."""
+    offsets = torch.arange(-5, 6, device=a.device, dtype=a.dtype)
+    window = torch.exp(-offsets.square() / 4.5)
+    window = window / window.sum()
+    channels = a.shape[1]
+    kernel_y = window.view(1, 1, -1, 1).expand(channels, 1, -1, 1)
+    kernel_x = window.view(1, 1, 1, -1).expand(channels, 1, 1, -1)
+
+    def blur(x: Tensor) -> Tensor:
+        return F.conv2d(F.conv2d(x, kernel_y, groups=channels), kernel_x, groups=channels)
+
+    mean_a, mean_b = blur(a), blur(b)
+    var_a = blur(a * a) - mean_a.square()
+    var_b = blur(b * b) - mean_b.square()
+    covariance = blur(a * b) - mean_a * mean_b
+    numerator = (2 * mean_a * mean_b + 1e-4) * (2 * covariance + 9e-4)
+    return (numerator / ((mean_a.square() + mean_b.square() + 1e-4) * (var_a + var_b + 9e-4))).mean()
