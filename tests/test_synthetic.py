@@ -13,8 +13,9 @@ from geometry.synthetic import SyntheticConfig, make_atlas, sample_batch
 from geometry.synthetic.dice import Dice
 from geometry.synthetic.intersect import hit_boxes, hit_implicit, hit_panels, hit_rounds
 from geometry.synthetic.rigs import into_frames
-from geometry.synthetic.scenes import KINDS, rotations
+from geometry.synthetic.scenes import KINDS
 from geometry.synthetic.textures import lookup, pack, side, unpack
+from geometry.synthetic.transforms import rotations
 
 SIZE = (28, 36)
 SMALL = SyntheticConfig(boxes=32, rounds=16, panels=32, implicits=2, steps=16, shadows=1.0, noise=0.0, exposure=0.0)
@@ -55,6 +56,14 @@ def test_the_seed_alone_decides(atlas, batch):
     assert torch.equal(again.images, batch.images) and torch.equal(again.cameras.w2c, batch.cameras.w2c)
     other = sample_batch(6, 6, 5, SIZE, atlas, config=SMALL)
     assert (other.images - batch.images).abs().mean() > 0.05
+
+
+def test_autocast_does_not_touch_the_geometry(atlas):
+    plain = sample_batch(5, 1, 3, (12, 12), atlas, config=SMALL)
+    with torch.autocast("cpu", torch.bfloat16):
+        cast = sample_batch(5, 1, 3, (12, 12), atlas, config=SMALL)
+    assert torch.equal(plain.depth, cast.depth) and torch.equal(plain.cameras.w2c, cast.cameras.w2c)
+    assert torch.equal(plain.images, cast.images)
 
 
 def test_views_of_a_scene_agree_on_its_surfaces(batch):

@@ -8,13 +8,14 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from ..cameras import Cameras, invert_rigid
+from ..cameras import Cameras
 from .dice import Dice
 from .intersect import Counts
 from .parts import UNUSED_SIZE
 from .rigs import candidates, choose, into_frames, path, sample_intrinsics
-from .scenes import ambience_table, primitive_table, rotations, sample_layout
+from .scenes import ambience_table, primitive_table, sample_layout
 from .shade import FIELD, World, trace
+from .transforms import apply, inverse, product, rigid, rotations
 
 CAMERAS = 64  # whose samples are held at a time
 COMPILED_STRIP, COMPILED_STRIPS = 2**14, 64  # samples in a strip and strips in a call of the compiled ray caster
@@ -107,7 +108,10 @@ def draw_pixel_filter(dice: Dice, views: int) -> Tensor:
 
 @cache
 def tracer(compiled: bool):
-    return torch.compile(trace, dynamic=False, fullgraph=True) if compiled else trace
+    """`trace` as it is or fused; the indices of its many gathers are in range by construction and go unchecked."""
+    if not compiled:
+        return trace
+    return torch.compile(trace, dynamic=False, fullgraph=True, options={"assert_indirect_indexing": False})
 
 
 def cast(
@@ -144,9 +148,9 @@ def cast(
     scenes = (field.repeat_interleave(views, 0) for field in (table, waves, ambience))
     lens = torch.stack([K[..., 0, 0], K[..., 1, 1], K[..., 0, 2], K[..., 1, 2]], -1).flatten(0, 1)
     world = World(*scenes, to_local, eye_local, c2w.flatten(0, 1)[:, :3], lens)
-    width = torch.full((), grid[1], dtype=torch.int64, device=K.device)
+    width = torch.full((), grid[1], dtype=torch.int32, device=K.device)
     strip, strips, rows = strip_sizes(count, config, K.device)
-    first = torch.arange(strips, device=K.device) * strip
+    first = torch.arange(strips, dtype=torch.int32, device=K.device) * strip
     run = tracer(config.compiled)
     lights, depths = [], []
     for start in range(0, batch * views, CAMERAS):
@@ -217,10 +221,6 @@ def develop(dice: Dice, light: Tensor, config: SyntheticConfig) -> Tensor:
 def into_world(dice: Dice, c2w: Tensor, scales: tuple[float, float]) -> tuple[Tensor, Tensor]:
     """w2c [B, V, 4, 4] after a random similarity of the world, and its scale [B]."""
     scale = dice.log_uniform(low=scales[0], high=scales[1])
-    rotation = rotations(dice.uniform(3, low=-3.1416, high=3.1416))
-    moved = torch.zeros_like(c2w)
-    moved[..., :3, :3] = rotation[:, None] @ c2w[..., :3, :3]
-    center = c2w[..., :3, 3] @ rotation.transpose(-1, -2) + dice.normal(1, 3, std=3)
-    moved[..., :3, 3] = center * scale[:, None, None]
-    moved[..., 3, 3] = 1
-    return invert_rigid(moved), scale
+    rotation = rotations(dice.uniform(3, low=-3.1416, high=3.1416))[:, None]
+    center = (apply(rotation, c2w[..., :3, 3]) + dice.normal(1, 3, std=3)) * scale[:, None, None]
+    return inverse(rigid(product(rotation, c2w[..., :3, :3]), center)), scale

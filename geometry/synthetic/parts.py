@@ -163,8 +163,8 @@ def terrain(dice: Dice, size: float, height: Tensor) -> tuple[Tensor, Tensor]:
 def blob(dice: Dice, center, half, matter: Matter = Matter.THING) -> tuple[Tensor, Tensor]:
     """A lumpy body [B, 1] as of rock, fruit or sculpture, with its waves [B, 1, 5, WAVES]."""
     row = rows(dice, 1, center, half, (dice.uniform(1, high=6.28), 0.0, 0.0), (1, 0, 0, 0), matter)
-    vector = dice.normal(3, WAVES) * dice.log_uniform(WAVES, low=1.5, high=7)[:, None]
-    amplitude = 0.28 / (1 + vector.norm(dim=1)) * dice.uniform(WAVES, low=0.3, high=1.2)
+    vector = dice.normal(3, WAVES) * dice.log_uniform(WAVES, low=1.5, high=9)[:, None]
+    amplitude = 0.3 / (1 + vector.norm(dim=1)) * dice.uniform(WAVES, low=0.3, high=1.5)
     phase = dice.uniform(WAVES, high=2 * math.pi)
     return row, torch.cat([vector, phase[:, None], amplitude[:, None]], 1)[:, None]
 

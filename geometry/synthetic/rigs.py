@@ -7,11 +7,11 @@ import math
 import torch
 from torch import Tensor
 
-from ..cameras import invert_rigid
 from .dice import Dice, constant
 from .intersect import Counts, first_hit
 from .parts import Layout
 from .shade import FIELD
+from .transforms import apply, inverse, product, rigid
 
 PROBE = 8  # candidates are judged by PROBE x PROBE rays a view
 SHRINK = (1.0, 1.0, 1.0, 0.8, 0.55, 0.3)  # of the baseline, candidate by candidate
@@ -105,8 +105,8 @@ def candidates(dice: Dice, layout: Layout, offset: Tensor, inward: Tensor, fov: 
     back = torch.stack([ca * ce, sa * ce, se], -1)
     right = torch.stack([-sa, ca, torch.zeros_like(sa)], -1)
     up = torch.stack([-ca * se, -sa * se, ce], -1)
-    axes = torch.stack([right, up, -back], -2)[:, :, None]  # rows: right, up, forward
-    eye = target[:, :, None] + distance[..., None, None] * (back[:, :, None] + (offset[..., None, :] @ axes)[..., 0, :])
+    axes = torch.stack([right, up, -back], -1)[:, :, None]
+    eye = target[:, :, None] + distance[..., None, None] * (back[:, :, None] + apply(axes, offset))
     straight = -back[:, :, None]
     look = straight + inward[:, None, None, None] * (normalize(target[:, :, None] - eye) - straight)
     look = normalize(normalize(look) + dice.normal(1, views, 3, std=0.06) * torch.tan(0.5 * fov)[:, None, None, None])
@@ -116,19 +116,16 @@ def candidates(dice: Dice, layout: Layout, offset: Tensor, inward: Tensor, fov: 
     x = normalize(torch.linalg.cross(look, up[:, :, None].expand_as(look)))
     y = torch.linalg.cross(look, x)
     cos, sin = torch.cos(roll)[..., None], torch.sin(roll)[..., None]
-    c2w = torch.zeros(*eye.shape[:-1], 4, 4, device=eye.device)
-    c2w[..., :3, :] = torch.stack([cos * x + sin * y, cos * y - sin * x, look, eye], -1)
-    c2w[..., 3, 3] = 1
-    return c2w
+    return rigid(torch.stack([cos * x + sin * y, cos * y - sin * x, look], -1), eye)
 
 
 def into_frames(table: Tensor, c2w: Tensor) -> tuple[Tensor, Tensor]:
     """Camera directions -> unit frames [M, 9, P] and centres there [M, 3, P], of M cameras c2w [B, ..., 4, 4]."""
-    frame = table[:, :9].unflatten(1, (3, 3))
-    c2w = c2w.flatten(1, -3)
-    to_local = torch.einsum("bijp,bvjk->bvikp", frame, c2w[..., :3, :3]).flatten(2, 3)
-    eye = torch.einsum("bijp,bvj->bvip", frame, c2w[..., :3, 3]) + table[:, None, 9:12]
-    return to_local.flatten(0, 1), eye.flatten(0, 1)
+    frame = table[:, :9].unflatten(1, (3, 3)).permute(0, 3, 1, 2)[:, None]  # [B, 1, P, 3, 3]
+    c2w = c2w.flatten(1, -3)[:, :, None]  # [B, M / B, 1, 4, 4]
+    to_local = product(frame, c2w[..., :3, :3]).flatten(-2).transpose(-1, -2)
+    eye = apply(frame, c2w[..., :3, 3]).transpose(-1, -2) + table[:, None, 9:12]
+    return to_local.flatten(0, 1).contiguous(), eye.flatten(0, 1).contiguous()
 
 
 def clearance(table: Tensor, eye_local: Tensor, counts: Counts) -> Tensor:
@@ -171,11 +168,11 @@ def choose(
     depth = depth.view(batch, tries, views, -1)
     solid = depth < torch.inf
     z = torch.where(solid, depth, 0.0)
-    points = torch.stack([x * z, y * z, z], -1) @ c2w[..., :3, :3].transpose(-1, -2) + c2w[..., None, :3, 3]
+    points = apply(c2w[..., None, :3, :3], torch.stack([x * z, y * z, z], -1)) + c2w[..., None, :3, 3]
 
     # Where does every probe fall in every context view, and is that view's own probe there as deep?
-    w2c = invert_rigid(c2w[:, :, :contexts])
-    local = torch.einsum("brcij,brvnj->brvcni", w2c[..., :3, :3], points) + w2c[:, :, None, :, None, :3, 3]
+    w2c = inverse(c2w[:, :, None, :contexts, None])
+    local = apply(w2c[..., :3, :3], points[:, :, :, None]) + w2c[..., :3, 3]
     front = local[..., 2] > 1e-6
     uv = local[..., :2] / local[..., 2:].clamp_min(1e-6)
     K_context = K[:, None, None, :contexts, None]

@@ -13,6 +13,7 @@ from .intersect import Counts
 from .outdoors import aerial, clutter, facade, statue, street
 from .parts import UNUSED_SIZE, Layout, Matter
 from .shade import FIELD, FIELDS
+from .transforms import apply, rotations
 
 KINDS = (tabletop, interior, shelf, plant, statue, facade, street, aerial, clutter)
 
@@ -26,17 +27,6 @@ def sample_layout(dice: Dice, counts: Counts, weights: tuple[float, ...]) -> tup
         stacked = torch.stack([f.expand(dice.batch, *f.shape[1:]) for f in fields], 1)
         chosen.append(stacked[torch.arange(dice.batch, device=dice.device), kind])
     return Layout(*chosen), kind
-
-
-def rotations(angles: Tensor) -> Tensor:
-    """Rz(a) Rx(b) Ry(c) [..., 3, 3] of angles [..., 3]."""
-    (ca, cb, cc), (sa, sb, sc) = torch.cos(angles).unbind(-1), torch.sin(angles).unbind(-1)
-    entries = [
-        ca * cc - sa * sb * sc, -sa * cb, ca * sc + sa * sb * cc,
-        sa * cc + ca * sb * sc, ca * cb, sa * sc - ca * sb * cc,
-        -cb * sc, sb, cb * cc,
-    ]  # fmt: skip
-    return torch.stack(entries, -1).unflatten(-1, (3, 3))
 
 
 def muted(dice: Dice, n: int, saturation: float) -> Tensor:
@@ -60,7 +50,7 @@ def primitive_table(dice: Dice, layout: Layout, textures: int) -> Tensor:
         table[:, FIELD[name]] = values
 
     table[:, :9] = frame.flatten(-2).transpose(1, 2)
-    table[:, 9:12] = -(frame @ center[..., None])[..., 0].transpose(1, 2)
+    table[:, 9:12] = -apply(frame, center).transpose(1, 2)
     table[:, 12:15] = half.transpose(1, 2)
     table[:, FIELD["shape0"] : FIELD["shape0"] + 4] = shape.transpose(1, 2)
     room = torch.zeros(n, dtype=torch.bool, device=dice.device)
@@ -79,7 +69,7 @@ def primitive_table(dice: Dice, layout: Layout, textures: int) -> Tensor:
     repeats = torch.where(flat, dice.log_uniform(n, low=0.08, high=2), dice.log_uniform(n, low=0.15, high=3) / size)
     extent = layout.extent[:, None]
     repeats = torch.where(flat, repeats / extent.clamp(0.5, 8), repeats)
-    repeats = where(Matter.PICTURE, 0.5 / size, repeats)
+    repeats = where(Matter.PICTURE, 0.5 / size, where(Matter.FOLIAGE, 3 * repeats, repeats))
     put("scale_a", repeats)
     put("scale_b", repeats * dice.log_uniform(n, low=0.3, high=12))
     turn = torch.where(
@@ -91,7 +81,9 @@ def primitive_table(dice: Dice, layout: Layout, textures: int) -> Tensor:
     put("shift_u", where(Matter.PICTURE, 0.5, dice.uniform(n)))
     put("shift_v", where(Matter.PICTURE, 0.5, dice.uniform(n)))
 
+    foliage = matter == Matter.FOLIAGE
     tint = muted(dice, n, 0.75)
+    tint = torch.where(flat[:, None], tint.mean(1, keepdim=True).clamp_min(0.12).lerp(tint, 0.5), tint)
     light_walls = dice.log_uniform(1, n, low=0.3, high=0.9) * (0.9 + 0.1 * tint / tint.amax(1, keepdim=True))
     pale = ((matter == Matter.WALL) & dice.chance(0.6, n)) | (matter == Matter.PICTURE)
     tint = torch.where(pale[:, None], light_walls, tint)
@@ -99,20 +91,24 @@ def primitive_table(dice: Dice, layout: Layout, textures: int) -> Tensor:
         [dice.uniform(n, low=0.1, high=0.6), dice.uniform(n, low=0.35, high=0.8), dice.uniform(n, low=0.05, high=0.3)],
         1,
     )
-    foliage = green.mean(2, keepdim=True).lerp(green, 0.4) * dice.log_uniform(1, n, low=0.15, high=0.9)
-    tint = torch.where((matter == Matter.FOLIAGE)[:, None], foliage, tint)
+    green = green.mean(2, keepdim=True).lerp(green, 0.4) * dice.log_uniform(1, n, low=0.2, high=0.9)
+    tint = torch.where(foliage[:, None], green, tint)
     for i, name in enumerate(("red", "green", "blue")):
         put(name, where(Matter.GLASS, 0.05, tint[:, i]))
     plain = dice.chance(0.35, n)
     contrast = torch.where(plain, dice.uniform(n, high=0.3), dice.uniform(n, low=0.4))
-    contrast = where(Matter.PICTURE, dice.uniform(n, low=0.7), contrast)
+    busy = (matter == Matter.PICTURE) | foliage
+    contrast = torch.where(busy, dice.uniform(n, low=0.7), contrast)
     put("contrast_a", where(Matter.GLASS, 0.3 * contrast, contrast))
     put("contrast_b", torch.where(dice.chance(0.5, n), dice.uniform(n, high=0.6), dice.uniform(n, high=0.1)))
     put("gloss", dice.log_uniform(n, low=4, high=200))
-    shiny = dice.chance(0.35, n) & ~flat
+    shiny = dice.chance(0.35, n) & ~flat & ~foliage
     put("specular", torch.where(shiny, dice.uniform(n, high=0.35), dice.uniform(n, high=0.02)))
     mirror = torch.where(dice.chance(0.12, n), dice.uniform(n, low=0.1, high=0.8), 0.0)
-    put("mirror", where(Matter.GLASS, dice.uniform(n, low=0.4, high=1.0), torch.where(flat, 0.3 * mirror, mirror)))
+    put(
+        "mirror",
+        where(Matter.GLASS, dice.uniform(n, low=0.4, high=1.0), torch.where(flat | foliage, 0.3 * mirror, mirror)),
+    )
     put("emission", where(Matter.LAMP, dice.log_uniform(n, low=1, high=8), 0.0))
     reach = (0.5 * half.mean(-1)).clamp_max(0.35 * extent)
     put("reach", torch.where(room | (half[..., 0] <= UNUSED_SIZE), 1e-4, reach))

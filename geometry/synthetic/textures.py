@@ -48,7 +48,7 @@ def unpack(atlas: Tensor) -> Tensor:
 def lookup(atlas: Tensor, texture: Tensor, u: Tensor, v: Tensor, level: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Trilinear colours (r, g, b), each shaped like the arguments.
 
-    `texture` int64 picks the pyramid, (u, v) count repeats of it, `level` is log2 of the footprint in finest texels.
+    `texture` int32 picks the pyramid, (u, v) count repeats of it, `level` is log2 of the footprint in finest texels.
     """
     size = side(atlas)
     top = int(math.log2(size))
