@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from geometry.cameras import project, unproject, validate
-from geometry.synthetic import SyntheticConfig, make_atlas, sample_batch
+from geometry.synthetic import SyntheticConfig, make_atlas, sample_batch, write_sample
 from geometry.synthetic.dice import Dice
 from geometry.synthetic.intersect import hit_boxes, hit_implicit, hit_panels, hit_rounds
 from geometry.synthetic.rigs import into_frames
@@ -136,6 +136,12 @@ def test_views_must_leave_a_context_view(atlas):
 
 
 def test_other_slot_counts(atlas):
+    with pytest.raises(ValueError, match="boxes must be at least"):
+        SyntheticConfig(boxes=8)
+    with pytest.raises(ValueError, match="at most 127"):
+        SyntheticConfig(boxes=100)
+    least = sample_batch(0, 9, 3, (8, 8), atlas, config=replace(SMALL, boxes=28, rounds=11, panels=14))
+    assert torch.isfinite(least.images).all()
     made = sample_batch(0, 2, 3, (12, 12), atlas, config=replace(SMALL, implicits=0, boxes=40, rounds=18, panels=36))
     assert torch.isfinite(made.images).all()
 
@@ -267,3 +273,15 @@ def test_atlas_is_made_from_its_seed_and_from_photos(tmp_path):
     assert torch.allclose(colors, torch.tensor([200, 100, 50]) / 255, atol=0.02)
     with pytest.raises(ValueError, match="power of two"):
         pack(torch.zeros(1, 3, 12, 12))
+
+
+def test_the_sample_scene_is_read_back(tmp_path):
+    from geometry.scene import open_scene
+
+    assert write_sample(tmp_path, views=4, size=(18, 24)) == tmp_path / "transforms.json"
+    scene = open_scene(tmp_path)
+    assert len(scene) == 4 and scene.sizes == ((18, 24),) * 4 and scene.load(3).std() > 10
+    w2c = torch.tensor(scene.w2c)
+    centers = -(w2c[:, :3, :3].transpose(1, 2) @ w2c[:, :3, 3:])[..., 0]
+    steps = (centers[1:] - centers[:-1]).norm(dim=-1)
+    assert steps.min() > 0 and (centers[0] - centers[-1]).norm() > steps.max()  # in order along the arc

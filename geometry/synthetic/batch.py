@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..cameras import Cameras
 from .dice import Dice
-from .intersect import Counts
+from .intersect import INDEX_BITS, Counts
 from .parts import UNUSED_SIZE
 from .rigs import candidates, choose, into_frames, path, sample_intrinsics
 from .scenes import ambience_table, primitive_table, sample_layout
@@ -42,6 +42,13 @@ class SyntheticConfig:
     compiled: bool = (
         False  # fuse ray casting by torch.compile (for CUDA; the first call takes minutes, once for all sizes)
     )
+
+    def __post_init__(self):
+        for name, least in (("boxes", 28), ("rounds", 11), ("panels", 14)):
+            if getattr(self, name) < least:
+                raise ValueError(f"SyntheticConfig.{name} must be at least {least}, got {getattr(self, name)}")
+        if self.counts.total > INDEX_BITS:
+            raise ValueError(f"a scene has at most {INDEX_BITS} slots for primitives, got {self.counts.total}")
 
     @property
     def counts(self) -> Counts:
