@@ -115,7 +115,7 @@ def sparse_points(reconstruction, registered: list) -> SparsePoints:
     """All points, and for each of the `registered` images the indices of those in its tracks."""
     index = {point_id: i for i, point_id in enumerate(reconstruction.points3D)}
     xyz = np.array([point.xyz for point in reconstruction.points3D.values()], dtype=np.float64).reshape(-1, 3)
-    seen = [{index[p.point3D_id] for p in image.points2D if p.has_point3D()} for image in registered]
+    seen = [{index[p.point3D_id] for p in image.points2D if p.point3D_id in index} for image in registered]
     return SparsePoints(xyz, tuple(np.array(sorted(indices), dtype=np.int64) for indices in seen))
 
 

@@ -173,10 +173,8 @@ def _read_points(root: Path, name: str | None) -> tuple[SparsePoints | None, tup
     file = root / name
     if not file.is_file():
         return None, (f"the sparse points {name} are not there",)
-    try:
-        import plyfile
-    except ImportError:
-        return None, (f"the sparse points {name} were not read: pip install plyfile",)
+    import plyfile
+
     try:
         vertex = plyfile.PlyData.read(str(file))["vertex"]
         xyz = np.stack([np.asarray(vertex[axis], dtype=np.float64) for axis in "xyz"], 1)

@@ -200,16 +200,19 @@ def _check_float32(scene: Scene) -> None:
 
 def _read_folder(path: Path) -> Scene:
     """Photos in natural order, from the folder itself or its `images`."""
-    folder = path
-    if not any(im.is_image_name(p) for p in path.iterdir()) and (path / "images").is_dir():
-        folder = path / "images"
-    files = [p.name for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")]
-    names = sorted((name for name in files if im.is_image_name(name)), key=im.natural_key)
+    folder, files = path, _visible_files(path)
+    if not any(map(im.is_image_name, files)) and (path / "images").is_dir():
+        folder, files = path / "images", _visible_files(path / "images")
+    names = sorted(filter(im.is_image_name, files), key=im.natural_key)
     if not names:
         raise ValueError(f"{folder}: no photos here; known types are {' '.join(im.SUFFIXES)}")
     ignored = len(files) - len(names)
     notes = (f"{ignored} file(s) that are no photos were ignored",) if ignored else ()
     return _read_photos(scene_name(path), folder, names, notes)
+
+
+def _visible_files(folder: Path) -> list[str]:
+    return [p.name for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")]
 
 
 def _read_photos(name: str, folder: Path, names: list[str], notes: tuple[str, ...]) -> Scene:

@@ -19,6 +19,10 @@ from geometry.scene import Scene
 
 EXHAUSTIVE_BELOW = 40  # photos; more are taken for a walk or a video and matched in sequence
 LONG_SIDE = 1600  # of the copies that features are found in
+# Angle in degrees and number of matches that the first pair must have. COLMAP's own bounds come first, as they give the
+# most reliable start; small paths and few photos need the lower ones.
+FIRST_PAIRS = ((16.0, 100), (4.0, 50))
+FOCAL_RANGE, MAX_RADIAL = (0.2, 10.0), 1.0  # of the long side; of the radial term
 DEFAULT_FOCAL = 1.2  # times the long side, when neither the scene nor EXIF tells; COLMAP's own guess
 
 
@@ -47,7 +51,10 @@ def reconstruct_poses(scene: Scene, progress: bool = True) -> Scene:
             f"{scene.root}: no camera poses found for {len(scene)} photos: too few of them match; "
             "take sharper photos with more overlap, or bring poses (COLMAP or transforms.json)"
         )
-    return _with_cameras(scene, model, files)
+    try:
+        return _with_cameras(scene, model, files)
+    except ValueError as error:
+        raise PosesNotFound(f"{scene.root}: the cameras that were found are not usable: {error}") from error
 
 
 def _run_colmap(pycolmap, scene: Scene, folder: Path, bar: tqdm):
@@ -68,16 +75,21 @@ def _run_colmap(pycolmap, scene: Scene, folder: Path, bar: tqdm):
         pycolmap.match_sequential(str(database), device=pycolmap.Device.cpu)
     bar.update(len(scene))
     bar.set_description("cameras")
-    options = pycolmap.IncrementalPipelineOptions(min_model_size=2, extract_colors=False)
-    # Few photos of a small path are the usual input here; COLMAP's defaults wait for wider angles and more inliers.
-    options.mapper.init_min_tri_angle = 4.0
-    options.mapper.init_min_num_inliers = 50
-    options.triangulation.ignore_two_view_tracks = len(scene) > 2
-    found = pycolmap.incremental_mapping(
-        str(database), str(photos), str(folder), options=options, next_image_callback=lambda: bar.update(1)
-    )
-    models = [model for model in found.values() if model.num_reg_images() >= 2]
-    return max(models, key=lambda model: model.num_reg_images(), default=None), files
+    found = []
+    for angle, inliers in FIRST_PAIRS:
+        options = pycolmap.IncrementalPipelineOptions(min_model_size=2, extract_colors=False)
+        options.mapper.init_min_tri_angle, options.mapper.init_min_num_inliers = angle, inliers
+        options.triangulation.ignore_two_view_tracks = len(scene) > 2
+        models = pycolmap.incremental_mapping(str(database), str(photos), str(folder), options=options)
+        found += [model for model in models.values() if model.num_reg_images() >= 2 and _plausible(model)]
+        if any(model.num_reg_images() == len(scene) for model in found):
+            break
+    return max(found, key=lambda model: model.num_reg_images(), default=None), files
+
+
+def _plausible(model) -> bool:
+    """Whether every camera of a reconstruction is one that a photographer could own; few photos can bend it beyond."""
+    return not any(camera.has_bogus_params(*FOCAL_RANGE, MAX_RADIAL) for camera in model.cameras.values())
 
 
 def _write_copies(scene: Scene, folder: Path) -> tuple[list[str], dict[str, float | None]]:
@@ -102,7 +114,8 @@ def _set_focals(pycolmap, database: Path, files: list[str], focals: dict[str, fl
         folder_of = {image.camera_id: Path(image.name).parent.name for image in opened.read_all_images()}
         for camera_id, camera in cameras.items():
             focal = focals[folder_of[camera_id]]
-            camera.has_prior_focal_length = focal is not None
+            # Several unknown cameras: each has too few photos to find its focal length from matches, so the guess counts.
+            camera.has_prior_focal_length = focal is not None or len(focals) > 1
             camera.focal_length = focal or DEFAULT_FOCAL * max(camera.width, camera.height)
             opened.update_camera(camera)
 
