@@ -80,7 +80,13 @@ def _run_colmap(pycolmap, scene: Scene, folder: Path, bar: tqdm):
         options = pycolmap.IncrementalPipelineOptions(min_model_size=2, extract_colors=False)
         options.mapper.init_min_tri_angle, options.mapper.init_min_num_inliers = angle, inliers
         options.triangulation.ignore_two_view_tracks = len(scene) > 2
-        models = pycolmap.incremental_mapping(str(database), str(photos), str(folder), options=options)
+        models = pycolmap.incremental_mapping(
+            str(database),
+            str(photos),
+            str(folder),
+            options=options,
+            next_image_callback=lambda: bar.update(bar.n < bar.total),  # a second round must not run past the end
+        )
         found += [model for model in models.values() if model.num_reg_images() >= 2 and _plausible(model)]
         if any(model.num_reg_images() == len(scene) for model in found):
             break
@@ -114,7 +120,7 @@ def _set_focals(pycolmap, database: Path, files: list[str], focals: dict[str, fl
         folder_of = {image.camera_id: Path(image.name).parent.name for image in opened.read_all_images()}
         for camera_id, camera in cameras.items():
             focal = focals[folder_of[camera_id]]
-            # Several unknown cameras: each has too few photos to find its focal length from matches, so the guess counts.
+            # Several unknown cameras: each has too few photos to find its focal length by matches, so the guess counts.
             camera.has_prior_focal_length = focal is not None or len(focals) > 1
             camera.focal_length = focal or DEFAULT_FOCAL * max(camera.width, camera.height)
             opened.update_camera(camera)
