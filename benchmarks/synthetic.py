@@ -1,6 +1,6 @@
 """How many synthetic scenes a second this machine makes, by stage, and what they look like.
 
-    python benchmarks/synthetic.py --batch 128 --compiled          # on a GPU
+    python benchmarks/synthetic.py --batch 128                     # on a GPU
     python benchmarks/synthetic.py --batch 4 --views 4 --size 64 --sheet sheet.png
 
 Stages are timed apart with a wait for the device after each, the whole batch without one.
@@ -87,13 +87,12 @@ def main() -> None:
     parser.add_argument("--kind", choices=[k.__name__ for k in KINDS], help="only scenes of this sort")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--compiled", action="store_true", help="fuse ray casting by torch.compile")
     parser.add_argument("--no-shadows", action="store_true", help="else every batch has them")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--sheet", type=Path, help="write a contact sheet to this PNG and time nothing")
     args = parser.parse_args()
     device, size = torch.device(args.device), (args.size, args.size)
-    config = SyntheticConfig(compiled=args.compiled, shadows=0.0 if args.no_shadows else 1.0)
+    config = SyntheticConfig(shadows=0.0 if args.no_shadows else 1.0)
     if args.kind:
         config = replace(config, kinds=tuple(float(k.__name__ == args.kind) for k in KINDS))
     start = time.perf_counter()

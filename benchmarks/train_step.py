@@ -1,7 +1,8 @@
-"""Where a training step's time goes: `python benchmarks/train_step.py nano [--preset ... any field of train/config.py]`.
+"""Where a training step's time goes: `python benchmarks/train_step.py nano`, with any field of train/config.py.
 
-Prints, for geometry steps and for joint ones, milliseconds of data, forward with losses, backward and optimiser (medians between
-synchronisations), scenes per second, and peak memory; with --trace also the kernels that take longest.
+Prints, for geometry steps and for joint ones, milliseconds of data, forward with losses, backward and optimiser, scenes
+per second and peak memory. The times are means between synchronisations, since data come in draws of several steps.
+With --trace also the kernels that take longest.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def measure(config: TrainConfig, joint: bool, posed: bool, steps: int, trace: bo
             sync()
             marks.append(time.perf_counter())
 
-        batch = source.batch(sample_seed("benchmark", i), shape)
+        batch = source.batch(sample_seed("benchmark", i // config.draw), shape, i % config.draw)
         mark()
         loss, _ = step_losses(config, forward, batch, posed, joint, None)
         mark()
@@ -57,15 +58,15 @@ def measure(config: TrainConfig, joint: bool, posed: bool, steps: int, trace: bo
             times[name].append(1e3 * (end - start))
 
     began = time.perf_counter()
-    for i in range(3):
+    for i in range(config.draw):
         step(i)
     print(f"\n{'joint' if joint else 'geometry'} steps, poses {'given' if posed else 'dropped'}: {shape}")
-    print(f"first three steps: {time.perf_counter() - began:.1f} s")
+    print(f"first {config.draw} steps: {time.perf_counter() - began:.1f} s")
     for values in times.values():
         values.clear()
     for i in range(steps):
-        step(3 + i)
-    medians = {name: statistics.median(values) for name, values in times.items()}
+        step(config.draw + i)
+    medians = {name: statistics.mean(values) for name, values in times.items()}
     total = sum(medians.values())
     print(" | ".join(f"{name} {value:.1f} ms" for name, value in medians.items()))
     print(f"{total:.1f} ms a step, {1e3 * shape.scenes / total:.0f} scenes/s")
@@ -73,7 +74,7 @@ def measure(config: TrainConfig, joint: bool, posed: bool, steps: int, trace: bo
         print(f"peak {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB")
     if trace:
         with torch.profiler.profile() as profile:
-            step(3 + steps)
+            step(config.draw + steps)
         key = "cuda_time_total" if device.type == "cuda" else "cpu_time_total"
         print(profile.key_averages().table(sort_by=f"self_{key}", row_limit=25, max_name_column_width=60))
     return total
@@ -85,6 +86,5 @@ if __name__ == "__main__":
     recipes = {name: (f"the {name} recipe", recipe) for name, recipe in RECIPES.items()}
     chosen = tyro.extras.overridable_config_cli(recipes, args=arguments)
     torch.manual_seed(0)
-    torch.set_float32_matmul_precision("high")
     for joint, posed in ((False, True), (False, False), (True, True)):
-        measure(chosen, joint, posed, 10, trace and posed)
+        measure(chosen, joint, posed, 2 * chosen.draw, trace and posed)

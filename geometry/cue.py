@@ -27,9 +27,9 @@ from geometry.sweep import sweep
 @dataclass(frozen=True)
 class CueConfig:
     neighbors: int = 3  # other views that each view is matched against, at most
-    planes: int = 64  # coarse planes, log-spaced
+    planes: int = 76  # coarse planes, log-spaced
     near: float = 0.4  # first plane, in mean baselines to the neighbours
-    far: float = 80.0  # last plane, likewise
+    far: float = 220.0  # last plane, likewise; a video's neighbouring frames are this close together
     fine_planes: int = 16  # planes of the fine sweep, around the coarse winner
     fine_step: float = 0.016  # their spacing in log depth
     channels: tuple[int, int] = (48, 96)  # feature width at stride 3.5 and 7

@@ -189,7 +189,5 @@ def in_chunks(run: Callable[..., list[Tensor]], *inputs: Tensor | None) -> list[
     """
     count = inputs[-1].shape[0]
     step = count if torch.is_grad_enabled() else VIEWS_AT_ONCE
-    chunks = [
-        run(*(None if x is None else x[start : start + step] for x in inputs)) for start in range(0, count, step)
-    ]
+    chunks = [run(*(None if x is None else x[start : start + step] for x in inputs)) for start in range(0, count, step)]
     return chunks[0] if len(chunks) == 1 else [torch.cat(parts) for parts in zip(*chunks)]

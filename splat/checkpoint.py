@@ -29,6 +29,8 @@ REPOSITORIES = {
 PREFIX = "model."
 FILE, CONFIG = "model.safetensors", "config.json"
 SHOWN = 5  # names listed in an error, of each kind
+SCALE = ".scale"  # suffix of what an 8-bit tensor is multiplied by, row by row
+SMALL = 4096  # tensors with fewer elements stay in 16 bits beside 8-bit ones: they cost little and matter most
 
 
 def locate(source: str | Path) -> tuple[Path, NetworkConfig]:
@@ -110,10 +112,28 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except SafetensorError as error:
         raise OSError(f"{path}: damaged or cut off ({error}); fetch it again") from error
-    integers = [name for name, tensor in tensors.items() if not tensor.is_floating_point()]
-    if integers:
-        raise ValueError(f"{path}: {integers[0]} is stored as {tensors[integers[0]].dtype}, not as floating point")
-    return {name.removeprefix(PREFIX): tensor.float() for name, tensor in tensors.items()}
+    scales = {name: tensors.pop(name + SCALE) for name in list(tensors) if name + SCALE in tensors}
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point() and not (tensor.dtype == torch.int8 and name in scales):
+            raise ValueError(f"{path}: {name} is stored as {tensor.dtype}, not as floating point")
+    try:
+        tensors = {name: from_8_bits(t, scales[name]) if name in scales else t.float() for name, t in tensors.items()}
+    except RuntimeError as error:
+        raise ValueError(f"{path}: an 8-bit tensor and its scale do not fit ({error})") from error
+    return {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items()}
+
+
+def to_8_bits(tensor: Tensor) -> tuple[Tensor, Tensor]:
+    """A tensor [..., N] as int8 and its scale [..., 1]; a convolution's [O, I, h, w] has one scale per first index."""
+    rows = tensor.flatten(1) if tensor.ndim == 4 else tensor
+    scale = rows.abs().amax(-1, keepdim=True).clamp_min(1e-12) / 127
+    return (rows / scale).round().to(torch.int8).view(tensor.shape), scale
+
+
+def from_8_bits(tensor: Tensor, scale: Tensor) -> Tensor:
+    """Inverse of `to_8_bits` up to rounding, in float32."""
+    rows = tensor.flatten(1) if tensor.ndim == 4 else tensor
+    return (rows.float() * scale.float()).view(tensor.shape)
 
 
 def load_into(model: nn.Module, path: Path) -> None:
@@ -152,14 +172,18 @@ def shared_names(model: nn.Module) -> dict[str, str]:
 
 
 def save(model: nn.Module, config: NetworkConfig, folder: Path, dtype: torch.dtype) -> None:
-    """Write `model` and its configuration into `folder`, shared parameters once."""
+    """Write `model` and its configuration into `folder`, shared parameters once; int8 stores rows with a scale."""
     folder.mkdir(parents=True, exist_ok=True)
     shared = shared_names(model)
-    tensors = {
-        PREFIX + name: tensor.detach().to("cpu", dtype).contiguous()
-        for name, tensor in model.state_dict().items()
-        if name not in shared
-    }
+    tensors = {}
+    for name, tensor in model.state_dict().items():
+        tensor = tensor.detach().cpu().contiguous()
+        if name in shared:
+            continue
+        if dtype == torch.int8 and tensor.ndim > 1 and tensor.numel() >= SMALL:
+            tensors[PREFIX + name], tensors[PREFIX + name + SCALE] = to_8_bits(tensor.float())
+        else:
+            tensors[PREFIX + name] = tensor.to(torch.float16 if dtype == torch.int8 else dtype)
     text = json.dumps(dataclasses.asdict(config), indent=2) + "\n"
     with whole_file(folder / FILE) as temporary:
         save_file(tensors, temporary, metadata={"format": "pt"})

@@ -217,3 +217,31 @@ def test_licence_is_shown_once_and_kept(capsys, model, tmp_path):
     loaded = GaussianModel.from_pretrained(tmp_path)
     assert "CC BY-NC 4.0" in capsys.readouterr().err
     assert dataclasses.replace(loaded.config, licence="none") == model.config
+
+
+def test_eight_bit_weights(model, tmp_path):
+    """A quarter of the size; every row within half a step of its largest entry, and the network all but the same."""
+    model.save_pretrained(tmp_path / "full")
+    model.save_pretrained(tmp_path / "small", torch.int8)
+    sizes = [(tmp_path / name / "model.safetensors").stat().st_size for name in ("small", "full")]
+    assert sizes[0] < 0.35 * sizes[1]
+    loaded = GaussianModel.from_pretrained(tmp_path / "small")
+    for (name, a), b in zip(model.state_dict().items(), loaded.state_dict().values(), strict=True):
+        rows, other = (t.flatten(1) if t.ndim == 4 else t for t in (a, b))
+        step = rows.abs().amax(-1, keepdim=True) / 127
+        assert ((rows - other).abs() <= 0.51 * step + 1e-3 * rows.abs()).all(), name
+    inputs = images(2, (28, 28))
+    torch.testing.assert_close(model.geometry(inputs).depth, loaded.geometry(inputs).depth, atol=0, rtol=0.2)
+
+
+def test_eight_bit_tensors_need_their_scale(model, tmp_path):
+    model.save_pretrained(tmp_path / "small", torch.int8)
+    path = tmp_path / "small" / "model.safetensors"
+    tensors = load_file(path)
+    name = next(n for n in tensors if n.endswith(".scale")).removesuffix(".scale")
+    save_file({**tensors, name + ".scale": torch.ones(3, 1)}, path)
+    with pytest.raises(ValueError, match="8-bit tensor and its scale do not fit"):
+        GaussianModel.from_pretrained(path.parent)
+    save_file({n: t for n, t in tensors.items() if n != name + ".scale"}, path)
+    with pytest.raises(ValueError, match="stored as torch.int8"):
+        GaussianModel.from_pretrained(path.parent)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -44,10 +45,12 @@ class TrainConfig:
     geometry_sizes: tuple[tuple[int, int], ...] = ((196, 196), (168, 224), (196, 252), (224, 168))  # in geometry steps
     contexts: tuple[int, ...] = (2, 3, 4, 4, 4, 6)  # numbers of input views, drawn with equal chance
     targets: int = 2  # target views beside the inputs
+    draw: int = 6  # steps in a row that share one draw of synthetic scenes, each with other scenes or other inputs
     views: int = 144  # input views per process and step at 252x252, before it is scaled to the size drawn
     joint_views: int = 72  # the same once Gaussians are rendered
     pose_dropout: float = 0.1  # share of steps in which the network is not given the cameras
     # optimiser
+    trained: Literal["all", "gaussians"] = "all"  # the whole network, or its Gaussian head alone
     lr: float = 6e-4
     backbone_lr: float = 1.0  # factor on the backbone's rate; 0.1 when it comes pretrained
     warmup: int = 200

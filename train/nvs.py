@@ -37,6 +37,9 @@ from train.config import RECIPES, TrainConfig
 from train.sources import Batch, SceneSource, Shape, Source, SyntheticSource, sample_seed
 from train.validate import validate
 
+# Nothing nearer is drawn, in units of the inputs' baseline: there, gradients of pixel positions grow without bound.
+NEAR = 0.1
+
 
 class Prediction(NamedTuple):
     features: Features
@@ -57,25 +60,31 @@ class Forward(nn.Module):
         return Prediction(features, geometry, self.model.gaussians(features, geometry) if gaussians else None)
 
 
-def plan(config: TrainConfig, step: int, rank: int) -> tuple[Shape, bool, bool, bool]:
-    """What step `step` does.
+class Plan(NamedTuple):
+    """What a step does; the same on every rank, so that no process waits for a slower one."""
 
-    Its batch shape, whether poses are given, whether Gaussians are trained, whether on real scenes.
-    """
-    # Shape and kind are the same on every rank, so that no process waits for a slower one.
-    rng = random.Random(sample_seed(config.seed, "plan", step))
+    shape: Shape
+    posed: bool  # the network is given the cameras
+    joint: bool  # Gaussians are trained as well
+    real: bool  # on the scenes on disk
+    seed: int  # of the draw that `config.draw` steps share
+    turn: int  # this step's place among them
+
+
+def plan(config: TrainConfig, step: int) -> Plan:
+    draw, turn = divmod(step, config.draw)
+    rng = random.Random(sample_seed(config.seed, "plan", draw))
     joint = step >= config.geometry_steps
     size = rng.choice(config.sizes if joint else config.geometry_sizes)
     context = rng.choice(config.contexts)
     posed = rng.random() >= config.pose_dropout
-    real = (
-        config.scenes is not None and step >= config.scenes_from * config.steps and rng.random() < config.scenes_share
-    )
+    rng = random.Random(sample_seed(config.seed, "plan", draw, turn))
+    begun = config.scenes is not None and joint and step >= config.scenes_from * config.steps
+    real = begun and rng.random() < config.scenes_share
     budget = (config.joint_views if joint else config.views) * 252 * 252 / (size[0] * size[1])
-    scenes = max(1, int(budget / context))
+    shape = Shape(max(1, int(budget / context)), context, config.targets if joint else 0, size)
     # Photos carry no depth: they train through pictures alone, with given poses.
-    joint, posed = joint and (posed or real), posed or real
-    return Shape(scenes, context, config.targets if joint else 0, size), posed, joint, real
+    return Plan(shape, posed or real, joint and (posed or real), real, sample_seed(config.seed, "draw", draw), turn)
 
 
 def step_losses(
@@ -103,7 +112,7 @@ def step_losses(
         add(weights.ray, losses.ray_loss(prediction.geometry, inputs))
         add(weights.camera, losses.camera_loss(prediction.geometry.cameras, inputs))
     if joint:
-        picture = render(prediction.gaussians, cameras[:, n:])
+        picture = render(prediction.gaussians, cameras[:, n:], near=NEAR)
         target = batch.images[:, n:]
         add(weights.photometric, losses.photometric_loss(picture.color, target, weights.ssim))
         if perceptual is not None:
@@ -151,9 +160,12 @@ def main(config: TrainConfig) -> None:
     )
     device, rank = accelerator.device, accelerator.process_index
     torch.manual_seed(sample_seed(config.seed, "init") % 2**32)
-    torch.set_float32_matmul_precision("high")
+    # Cameras are multiplied in float32: TF32 would move the pixels that they project by a tenth and more.
+    torch.set_float32_matmul_precision("highest")
 
     model = GaussianModel.from_pretrained(config.init) if config.init else GaussianModel(PRESETS[config.preset])
+    if config.trained == "gaussians":
+        model.requires_grad_(False).gs_head.requires_grad_(True)
     model.to(device, memory_format=torch.channels_last)
     averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=False)
     averaged.n_averaged = averaged.n_averaged.cpu()  # it is read at every step, which must not wait for the device
@@ -180,10 +192,9 @@ def main(config: TrainConfig) -> None:
     began, report = time.time(), {}
     bar = tqdm(range(first, config.steps), initial=first, total=config.steps, disable=not accelerator.is_main_process)
     for step in bar:
-        shape, posed, joint, on_scenes = plan(config, step, rank)
-        source = real if on_scenes else synthetic
-        batch = source.batch(sample_seed(config.seed, "batch", step, rank), shape)
-        loss, scalars = step_losses(config, forward, batch, posed, joint, perceptual)
+        now = plan(config, step)
+        batch = (real if now.real else synthetic).batch(sample_seed(now.seed, rank), now.shape, now.turn)
+        loss, scalars = step_losses(config, forward, batch, now.posed, now.joint, perceptual)
         accelerator.backward(loss)
         norm = accelerator.clip_grad_norm_(model.parameters(), config.clip)
         for group in optimizer.param_groups:
@@ -198,9 +209,9 @@ def main(config: TrainConfig) -> None:
         done = step + 1
         scalars["skipped"] = optimizer.optimizer.found_inf
         for name, value in scalars.items():
-            kind = "real/" if on_scenes else "" if posed else "unposed/"
+            kind = "real/" if now.real else "" if now.posed else "unposed/"
             report.setdefault(name if name == "skipped" else kind + name, []).append(value)
-        report.setdefault("scenes", []).append(torch.tensor(float(shape.scenes * accelerator.num_processes)))
+        report.setdefault("scenes", []).append(torch.tensor(float(now.shape.scenes * accelerator.num_processes)))
         if done % config.log_every == 0:
             values = {name: float(torch.stack(v).mean()) for name, v in report.items()}
             values |= {

@@ -43,7 +43,9 @@ class Shape:
 
 
 class Source(Protocol):
-    def batch(self, seed: int, shape: Shape) -> Batch: ...
+    def batch(self, seed: int, shape: Shape, turn: int = 0) -> Batch:
+        """The batch of a seed. Steps that share a seed take turns 0, 1, 2, ...; each turn gives another batch."""
+        ...
 
 
 def sample_seed(*parts: int | str) -> int:
@@ -59,15 +61,36 @@ class SyntheticSource:
         self.device = device
         self.config = SyntheticConfig()
         self.atlas = make_atlas(seed, textures, device=device, photos=photos)
+        self.drawn: tuple[tuple[int, Shape], Batch] | None = None
 
     @torch.no_grad()
-    def batch(self, seed: int, shape: Shape) -> Batch:
+    def batch(self, seed: int, shape: Shape, turn: int = 0) -> Batch:
+        """Turns 0 and 1 are halves of one draw of scenes; later turns show them with other views as inputs, mirrored.
+
+        Casting a scene costs as much as a training step on it, and a small draw costs as much as a large one.
+        """
+        if self.drawn is None or self.drawn[0] != (seed, shape):
+            self.drawn = ((seed, shape), self.draw(seed, shape))
+        drawn = self.drawn[1]
+        half = slice(shape.scenes * (turn % 2), shape.scenes * (turn % 2 + 1))
         count = shape.context + shape.targets
+        order = list(range(count))
+        if turn >= 2:
+            np.random.default_rng([seed, turn]).shuffle(order)
+        images, cameras = drawn.images[half][:, order], drawn.cameras[half][:, order]
+        depth, valid = drawn.depth[half][:, order], drawn.valid[half][:, order]
+        if turn // 2 % 2 == 1:
+            images, depth, valid, cameras = images.flip(-1), depth.flip(-1), valid.flip(-1), mirror(cameras)
+        return Batch(images, cameras, depth, valid, shape.context, drawn.names[half])
+
+    def draw(self, seed: int, shape: Shape) -> Batch:
+        """Twice as many scenes as a batch of `shape` has."""
+        scenes, count = 2 * shape.scenes, shape.context + shape.targets
         config = replace(self.config, targets=shape.targets)
-        made = sample_batch(seed, shape.scenes, count, shape.size, self.atlas, self.device, config)
+        made = sample_batch(seed, scenes, count, shape.size, self.atlas, self.device, config)
         # The sky has no surface but it is far away, and Gaussians there should be too.
         far = 2 * made.depth.amax((1, 2, 3), keepdim=True)
-        names = tuple(f"synthetic/{seed}/{i}" for i in range(shape.scenes))
+        names = tuple(f"synthetic/{seed}/{i}" for i in range(scenes))
         depth = torch.where(made.valid, made.depth, far)
         return Batch(made.images, made.cameras, depth, made.valid, shape.context, names)
 
@@ -84,8 +107,8 @@ class SceneSource:
         self.distances = [np.asarray(pose_distance(torch.as_tensor(scene.w2c))) for scene in self.scenes]
         self.cache: dict[tuple[int, tuple[int, int]], tuple[Tensor, Cameras]] = {}
 
-    def batch(self, seed: int, shape: Shape) -> Batch:
-        rng = np.random.default_rng(seed)
+    def batch(self, seed: int, shape: Shape, turn: int = 0) -> Batch:
+        rng = np.random.default_rng([seed, turn])
         images, w2c, K, names = [], [], [], []
         for _ in range(shape.scenes):
             which = int(rng.integers(len(self.scenes)))
@@ -128,12 +151,17 @@ def augment(images: Tensor, cameras: Cameras, rng: np.random.Generator) -> tuple
     """Photos [V, 3, H, W] uint8 to floats, half of them mirrored (cameras too), with one tint for the whole scene."""
     images = images.float() / 255
     if rng.random() < 0.5:
-        images = images.flip(-1)
-        # Mirroring x in the world and in every camera leaves the cameras rigid.
-        flip = torch.diag(cameras.w2c.new_tensor([-1.0, 1, 1, 1]))
-        K = cameras.K.clone()
-        K[..., 0, 2] = cameras.size[1] - K[..., 0, 2]
-        cameras = Cameras(flip @ cameras.w2c @ flip, K, cameras.size)
+        images, cameras = images.flip(-1), mirror(cameras)
     gamma, gain = rng.uniform(0.8, 1.25), rng.uniform(0.85, 1.15, (3, 1, 1))
     gain = torch.as_tensor(gain, dtype=images.dtype, device=images.device)
     return (images.clamp_min(1e-4) ** gamma * gain).clamp(0, 1), cameras
+
+
+def mirror(cameras: Cameras) -> Cameras:
+    """Cameras of the mirrored world whose pictures are the given ones flipped left to right."""
+    # Mirroring x in the world and in every camera leaves the cameras rigid.
+    sign = torch.ones(4, 4, dtype=cameras.w2c.dtype, device=cameras.w2c.device)
+    sign[0, 1:], sign[1:, 0] = -1, -1
+    K = cameras.K.clone()
+    K[..., 0, 2] = cameras.size[1] - K[..., 0, 2]
+    return Cameras(cameras.w2c * sign, K, cameras.size)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
 
 import torch
 from torch import Tensor
@@ -18,7 +17,6 @@ from .shade import FIELD, World, trace
 from .transforms import apply, inverse, product, rigid, rotations
 
 CAMERAS = 64  # whose samples are held at a time
-COMPILED_STRIP, COMPILED_STRIPS = 2**14, 64  # samples in a strip and strips in a call of the compiled ray caster
 
 
 @dataclass(frozen=True)
@@ -33,15 +31,12 @@ class SyntheticConfig:
     steps: int = 24  # samples along a ray through an implicit
     kinds: tuple[float, ...] = (3, 2, 1.5, 1.5, 2, 1.5, 1, 1.5, 2)  # weights of scenes.KINDS
     fov: tuple[float, float] = (30.0, 90.0)  # degrees across the longer side
-    baseline: tuple[float, float] = (0.04, 1.2)  # neighbouring context views, in units of the distance looked over
+    baseline: tuple[float, float] = (0.015, 1.2)  # neighbouring context views, in units of the distance looked over
     rigs: tuple[float, ...] = (4, 2, 1, 1, 3, 1)  # weights of rigs.RIGS
     shadows: float = 0.7  # share of the batches in which lamps cast shadows
     exposure: float = 0.4  # share of the scenes whose views differ in exposure and white balance
     noise: float = 0.01  # largest standard deviation of sensor noise
     world_scale: tuple[float, float] = (0.2, 5.0)  # one metre in the units of the cameras that come out
-    compiled: bool = (
-        False  # fuse ray casting by torch.compile (for CUDA; the first call takes minutes, once for all sizes)
-    )
 
     def __post_init__(self):
         for name, least in (("boxes", 28), ("rounds", 11), ("panels", 14)):
@@ -96,7 +91,7 @@ def sample_batch(
     tries = candidates(dice, layout, offset, inward, fov)
     best = choose(tries, K, size, contexts, table, layout.waves, counts, config.steps)
     c2w = tries[torch.arange(batch, device=dice.device), best]
-    # One draw on the host: what is compiled must not depend on values of the device.
+    # One draw on the host, since it decides what is computed.
     shadows = float(torch.rand((), generator=torch.Generator().manual_seed(seed))) < config.shadows
     light, depth = cast(
         table, layout.waves, ambience, c2w, K, size, textures, config, shadows, draw_pixel_filter(dice, views)
@@ -111,14 +106,6 @@ def sample_batch(
 def draw_pixel_filter(dice: Dice, views: int) -> Tensor:
     """Weight [B, V] of each neighbour sample in the pixel filter: a soft (0.25, a tent) to a crisp lens."""
     return dice.uniform(1, low=0.18, high=0.25) + dice.uniform(views, low=-0.01, high=0.01)
-
-
-@cache
-def tracer(compiled: bool):
-    """`trace` as it is or fused; the indices of its many gathers are in range by construction and go unchecked."""
-    if not compiled:
-        return trace
-    return torch.compile(trace, dynamic=False, fullgraph=True, options={"assert_indirect_indexing": False})
 
 
 def cast(
@@ -140,7 +127,7 @@ def cast(
     """
     batch, views = c2w.shape[:2]
     counts = config.counts
-    if K.device.type == "cpu" and not config.compiled:
+    if K.device.type == "cpu":
         # Here reading values costs nothing, and every slot counts.
         if batch > 1:
             each = [
@@ -158,7 +145,6 @@ def cast(
     width = torch.full((), grid[1], dtype=torch.int32, device=K.device)
     strip, strips, rows = strip_sizes(count, config, K.device)
     first = torch.arange(strips, dtype=torch.int32, device=K.device) * strip
-    run = tracer(config.compiled)
     lights, depths = [], []
     for start in range(0, batch * views, CAMERAS):
         cameras = torch.arange(start, min(start + CAMERAS, batch * views), device=K.device)
@@ -166,12 +152,10 @@ def cast(
         samples = torch.empty(4, len(camera), strip, device=K.device)
         for top in range(0, len(camera), rows):
             stop = min(top + rows, len(camera))
-            # Compiled code wants full calls: the last strip is traced again until it is one.
-            pick = torch.arange(top, top + rows if config.compiled else stop, device=K.device).clamp_max(stop - 1)
-            here = World(*(field[camera[pick]] for field in world))
-            traced = run(here, begin[pick], width, strip, textures, counts, config.steps, shadows)
+            here = World(*(field[camera[top:stop]] for field in world))
+            traced = trace(here, begin[top:stop], width, strip, textures, counts, config.steps, shadows)
             for channel, values in zip(samples, traced, strict=True):
-                channel[top:stop] = values[: stop - top]
+                channel[top:stop] = values
         samples = samples.view(4, len(cameras), -1)[:, :, :count].unflatten(2, grid)
         lights.append(pixel_filter(samples[:3], soft.flatten()[cameras, None, None]).transpose(0, 1))
         depths.append(samples[3, :, 1::2, 1::2].clone())
@@ -189,14 +173,13 @@ def without_unused(table: Tensor, waves: Tensor, counts: Counts) -> tuple[Tensor
 def strip_sizes(count: int, config: SyntheticConfig, device: torch.device) -> tuple[int, int, int]:
     """Samples in a strip, strips of an image of `count` samples, and strips in a call of the ray caster.
 
-    Compiled code has one shape whatever the images, so that nothing is ever compiled anew. Eager code keeps its
-    [samples, primitives] matrices small: a matter of memory on CUDA, of the cache on a CPU.
+    On the CPU its [samples, primitives] matrices should stay in the cache. On CUDA there are none, and a call wants
+    to be large: each of its hundreds of small operations must keep the device busy for longer than it takes to launch.
     """
-    if config.compiled:
-        return COMPILED_STRIP, -(-count // COMPILED_STRIP), COMPILED_STRIPS
-    budget = (2**27 if device.type == "cuda" else 2**20) // max(
-        config.boxes, config.rounds, config.panels, config.steps
-    )
+    if device.type == "cuda":
+        budget = 2**23
+    else:
+        budget = 2**20 // max(config.boxes, config.rounds, config.panels, config.steps)
     strips = -(-count // budget)
     strip = -(-count // strips)
     return strip, strips, max(1, budget // strip)

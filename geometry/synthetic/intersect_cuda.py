@@ -1,7 +1,8 @@
 """The three loops over primitives on CUDA, one Triton kernel each: first hit, shadow and contact.
 
-Every program takes a block of samples of one strip and walks the primitives, so that nothing of size samples x primitives is ever
-written. The formulas are those of intersect.py and shade.py, which are the reference; see there for what they mean.
+Every program takes a block of samples of one strip and walks the primitives, so that nothing of size samples x
+primitives is ever written. The formulas are those of intersect.py and shade.py, which are the reference; see there for
+what they mean.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ def first_hit(to_local, eye, shape, waves, x, y, counts, steps) -> tuple[Tensor,
         y.contiguous(),
     )
     _first_hit[(triton.cdiv(samples, BLOCK), rows)](
-        *tensors, depth, index, samples, to_local.shape[2], counts.boxes, counts.rounds, counts.panels, counts.implicits,
-        waves.shape[3], steps, BLOCK=BLOCK,
+        *tensors, depth, index, samples, to_local.shape[2], counts.boxes, counts.rounds, counts.panels,
+        counts.implicits, waves.shape[3], steps, BLOCK=BLOCK,
     )  # fmt: skip
     return depth, index
 
@@ -202,9 +203,12 @@ def _first_hit(
     for i in range(implicits):
         p = boxes + rounds + panels + i
         ox, oy, oz, dx, dy, dz = _pinhole(to_local, eye, p, P, x, y)
-        t = _implicit(ox, oy, oz, dx, dy, dz, tl.load(shape + p), waves + i * 5 * W, W, steps)
-        which = tl.where(t < best, p, which)
-        best = tl.minimum(best, t)
+        near, far = _slab(ox, oy, oz, dx, dy, dz)
+        # Marching is dear, and most blocks see no implicit surface.
+        if tl.sum(((near < far) & (far > 1e-6)).to(tl.int32), 0) > 0:
+            t = _implicit(ox, oy, oz, dx, dy, dz, tl.load(shape + p), waves + i * 5 * W, W, steps)
+            which = tl.where(t < best, p, which)
+            best = tl.minimum(best, t)
     tl.store(depth + at, best, mask=inside)
     tl.store(index + at, which, mask=inside)
 
