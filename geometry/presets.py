@@ -55,6 +55,7 @@ class GaussianHeadConfig:
     scale_max: float = 30.0  # largest, likewise
     convention: Literal["upstream", "exact"] = "upstream"  # how head outputs become Gaussians, see splat.adapter
     rgb_residual: bool = False  # the pixel's colour is added to SH band 0
+    token_norm: bool = False  # LayerNorm on the patch features, as the depth head has it; the published head does not
 
     def __post_init__(self):
         if self.sh_degree not in (0, 1, 2):
@@ -103,7 +104,12 @@ PRESETS: dict[str, NetworkConfig] = {
         head=HeadConfig(features=64, out_channels=(32, 64, 96, 128), ray_levels=1),
         camera=CameraConfig(depth=1),
         gs=GaussianHeadConfig(
-            features=64, out_channels=(32, 64, 96, 128), sh_degree=1, convention="exact", rgb_residual=True
+            features=64,
+            out_channels=(32, 64, 96, 128),
+            sh_degree=1,
+            convention="exact",
+            rgb_residual=True,
+            token_norm=True,
         ),
         cue=CueConfig(),
         cameras_given="given",

@@ -3,8 +3,9 @@
 Raw channels: xy offset in pixels (2), scale logits (3), quaternion x, y, z, w in the camera (4), spherical harmonics,
 colour-major (3 * bases), depth offset (1). One field, `convention`, says how they are read:
 
-- "exact": depth is z-depth, as everywhere else, its offset a factor exp(offset), so that nothing depends on the unit of
-  length, and orientations turn with their camera. For networks trained here.
+- "exact": depth is z-depth, as everywhere else, and orientations turn with their camera. The depth offset is a factor,
+  so that nothing depends on the unit of length, and both offsets are bounded: an unbounded one, once it has sent
+  Gaussians where no camera sees them, gets no gradient to bring them back. For networks trained here.
 - "upstream": what the published weights were trained with. Depth is the distance along the ray, and quaternions are
   rolled by one place before and after they are turned, so they are only right for a camera that is not rotated. Where
   the caller gave cameras, depth and the predicted camera centres are brought to the scale of those.
@@ -25,6 +26,8 @@ from geometry.tables import cached_table
 from splat.gaussians import Gaussians
 from splat.sh import C0
 
+MAX_OFFSET = 4.0  # pixels that "exact" moves a Gaussian sideways, at most
+MAX_LOG_OFFSET = 0.4  # and in the logarithm of its depth
 BAND_WEIGHT = (1.0, 0.025, 0.00625)  # raw harmonics of bands 0, 1, 2 are multiplied by these
 
 
@@ -58,6 +61,9 @@ def adapt(
         raw = raw.float().flatten(2, 3)
         offset, scale, quat, sh, depth_offset = raw.split((2, 3, 4, 3 * config.sh_bases, 1), -1)
         z = depth.float().flatten(2)[..., None]
+        if config.convention == "exact":
+            offset = MAX_OFFSET * torch.tanh(offset / MAX_OFFSET)
+            z = z * torch.exp(MAX_LOG_OFFSET * torch.tanh(depth_offset / MAX_LOG_OFFSET))
         c2w, K_inverse = cameras.c2w.float(), invert_intrinsics(cameras.K.float())
         rotation, centers = c2w[..., :3, :3], c2w[..., :3, 3]
 
@@ -68,8 +74,6 @@ def adapt(
             if given is not None:
                 unit = pose_scale(centers, given.centers).clamp(1 / 3, 3)[:, None, None]
                 centers, z = centers * unit, z * unit[..., None]
-        else:
-            z = z * depth_offset.exp()
 
         # 0.1 (1 / fx + 1 / fy): a fifth of a pixel at unit depth.
         footprint = 0.1 * (K_inverse[..., 0, 0] + K_inverse[..., 1, 1])[..., None, None]

@@ -15,6 +15,8 @@ class GaussianHead(Pyramid):
     def __init__(self, dim_in: int, config: GaussianHeadConfig):
         super().__init__(dim_in, config, channels_out=config.channels + 1)
         features = config.features
+        # Half of a patch feature is the raw residual stream, whose size training does not bound.
+        self.norm = nn.LayerNorm(dim_in) if config.token_norm else nn.Identity()
         self.images_merger = nn.Sequential(
             nn.Conv2d(3, features // 8, 3, padding=1),
             nn.GELU(),
@@ -46,7 +48,9 @@ class GaussianHead(Pyramid):
         lead, size = images.shape[:2], tuple(images.shape[-2:])
 
         def run(lateral: Tensor | None, images: Tensor, *tokens: Tensor) -> list[Tensor]:
-            x = resample(self.scratch.output_conv1(self.fuse(self.levels(list(tokens), size, lateral))), size)
+            x = resample(
+                self.scratch.output_conv1(self.fuse(self.levels([self.norm(t) for t in tokens], size, lateral))), size
+            )
             x = self.scratch.output_conv2(add_position(x + self.images_merger(images), size))
             x = x.float().permute(0, 2, 3, 1)
             return [x[..., :-1], torch.sigmoid(x[..., -1])]

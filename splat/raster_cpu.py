@@ -114,7 +114,14 @@ def _kernels():
         )
     with _LOCK:
         _OWNER[:] = [os.getpid()]
-        yield _load()
+        # Both share one OpenMP, in which numba's first parallel kernel also sets how many threads PyTorch uses: sums
+        # would round differently from then on, and a resumed run would part from one that went straight through.
+        threads = torch.get_num_threads()
+        try:
+            yield _load()
+        finally:
+            if torch.get_num_threads() != threads:
+                torch.set_num_threads(threads)
 
 
 @lru_cache(maxsize=1)

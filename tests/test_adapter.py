@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from geometry.cameras import Cameras, transform, unproject
+from geometry.cameras import Cameras, project, transform, unproject
 from geometry.presets import GaussianHeadConfig
 from geometry.rotations import matrices_from_quats
-from splat.adapter import adapt, pose_scale, sh_rotation
+from splat.adapter import MAX_LOG_OFFSET, MAX_OFFSET, adapt, pose_scale, sh_rotation
 from splat.gaussians import Gaussians
 from splat.sh import sh_basis
 from tests.tiny_networks import DATA, cameras_of, random_rotations
@@ -116,10 +116,23 @@ def test_exact_means_are_unprojected_pixels():
     torch.testing.assert_close(gaussians.means, unproject(depth, cameras).flatten(1, 3), rtol=1e-5, atol=1e-5)
     assert gaussians.opacities.equal(opacity.flatten(1))
     # An offset of one pixel to the right is the neighbour's place at the own depth; the depth offset is a logarithm.
-    raw[..., 0], raw[..., 36] = 1, 0.5
+    raw[..., 0] = MAX_OFFSET * math.atanh(1 / MAX_OFFSET)
+    raw[..., 36] = MAX_LOG_OFFSET * math.atanh(0.2 / MAX_LOG_OFFSET)
     moved = adapt(raw, opacity, depth, cameras, EXACT).means.view(2, 3, *SIZE, 3)
-    want = unproject((depth * math.exp(0.5)).roll(1, -1), cameras)
+    want = unproject((depth * math.exp(0.2)).roll(1, -1), cameras)
     torch.testing.assert_close(moved[..., :-1, :], want[..., 1:, :], rtol=1e-5, atol=1e-5)
+
+
+def test_exact_offsets_are_bounded():
+    raw, opacity, depth, cameras = scene()
+    still, wild = raw.clone(), raw.clone()
+    still[..., :2], still[..., 36] = 0, 0
+    wild[..., :2], wild[..., 36] = 1e4, 1e4
+    near, far = (
+        project(adapt(r, opacity, depth, cameras, EXACT).means.unflatten(1, (3, -1)), cameras) for r in (still, wild)
+    )
+    torch.testing.assert_close(far[0] - near[0], torch.full_like(far[0], MAX_OFFSET), atol=2e-3, rtol=0)
+    torch.testing.assert_close(far[1] / near[1], torch.full_like(far[1], math.exp(MAX_LOG_OFFSET)))
 
 
 def test_exact_covariance_is_turned_with_the_camera():
@@ -150,7 +163,7 @@ def test_exact_commutes_with_turning_the_world():
 def test_conventions_meet_in_an_unturned_camera():
     raw, opacity, depth, cameras = scene(views=1)
     cameras = Cameras(torch.eye(4).expand(2, 1, 4, 4), cameras.K, SIZE)
-    raw[..., 36] = 0  # a summand there, an exponent here
+    raw[..., :2], raw[..., 36] = 0, 0  # offsets are read differently
     exact, upstream = adapt(raw, opacity, depth, cameras, EXACT), adapt(raw, opacity, depth, cameras, UPSTREAM)
     torch.testing.assert_close(upstream.quats, exact.quats)
     torch.testing.assert_close(upstream.sh, exact.sh)

@@ -343,3 +343,16 @@ def test_cuda_culls_what_is_not_finite_and_draws_no_gaussians():
         broken.view(60, -1)[::3, 0] = math.nan
         torch.testing.assert_close(render(replace(scene, **{name: broken}), cameras).color, kept, atol=1e-5, rtol=0)
     assert not render(scene.select(slice(0, 0)), cameras).color.any()
+
+
+def test_rendering_leaves_pytorchs_threads_alone():
+    """In a fresh process: the first kernel launch is what used to change them."""
+    code = (
+        "import torch; torch.set_num_threads(1)\n"
+        "from tests.test_render import arc, cloud\n"
+        "from splat.render import render\n"
+        "render(cloud(50), arc(1)); print(torch.get_num_threads())"
+    )
+    environment = {**os.environ, "NUMBA_NUM_THREADS": "2", "OMP_NUM_THREADS": "1"}
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    assert run.stdout.split() == ["1"]

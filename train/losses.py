@@ -68,7 +68,8 @@ def _plane_entropy(logits: Tensor, depth: Tensor, valid: Tensor, start: Tensor, 
     position = (target.clamp_min(1e-6).log() - start) / step
     last = logits.shape[1] - 1
     known = known & (position >= 0) & (position <= last)
-    position = position.clamp(0, last - 1e-3)
+    # Where nothing is known the position may be NaN, which no index may be made of.
+    position = torch.where(known, position, 0.0).clamp(0, last - 1e-3)
     lower = position.floor().long()
     fraction = position - lower
     log_probability = logits.log_softmax(1)

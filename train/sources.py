@@ -100,9 +100,11 @@ class SceneSource:
 
     def __init__(self, root: Path, device: torch.device):
         folders = sorted(p for p in Path(root).iterdir() if p.is_dir())
-        self.scenes = [scene for scene in map(open_scene, folders) if scene.w2c is not None]
-        if not self.scenes:
-            raise ValueError(f"{root}: no posed scenes in its sub-folders; expected transforms.json or COLMAP in each")
+        self.scenes = [open_scene(folder) for folder in folders]
+        without = [scene.name for scene in self.scenes if scene.w2c is None]
+        if not self.scenes or without:
+            found = f"{without[0]} has no poses" if without else "there is none"
+            raise ValueError(f"{root}: every sub-folder must be a posed scene, but {found}")
         self.device = device
         self.distances = [np.asarray(pose_distance(torch.as_tensor(scene.w2c))) for scene in self.scenes]
         self.cache: dict[tuple[int, tuple[int, int]], tuple[Tensor, Cameras]] = {}
