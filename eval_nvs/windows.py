@@ -108,7 +108,7 @@ def strip(pictures: Tensor) -> Image.Image:
 def main(args: Args) -> None:
     folders = sorted(p for p in args.root.iterdir() if p.is_dir()) if args.root.is_dir() else []
     if not folders:
-        raise SystemExit(f"error: {args.root}: no scene folders here; give a folder that holds one folder a scene")
+        raise ValueError(f"{args.root}: no scene folders here; give a folder that holds one folder a scene")
     model = GaussianModel.from_pretrained(args.weights).to(args.device)
     scores: list[Score] = []
     for folder in tqdm(folders, unit="scene"):
@@ -130,4 +130,7 @@ def main(args: Args) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Args))
+    try:
+        main(tyro.cli(Args))
+    except (ValueError, OSError, ImportError) as error:
+        raise SystemExit(f"eval_nvs/windows.py: error: {error}") from error

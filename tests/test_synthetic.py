@@ -285,3 +285,38 @@ def test_the_sample_scene_is_read_back(tmp_path):
     centers = -(w2c[:, :3, :3].transpose(1, 2) @ w2c[:, :3, 3:])[..., 0]
     steps = (centers[1:] - centers[:-1]).norm(dim=-1)
     assert steps.min() > 0 and (centers[0] - centers[-1]).norm() > steps.max()  # in order along the arc
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("seed", [1, 2, 5])
+def test_kernels_on_cuda_agree_with_the_reference(seed, monkeypatch):
+    """The same calls on both devices: first hits, shadows and contact of whole scenes."""
+    from geometry.synthetic import shade
+
+    calls = {}
+    for name in ("first_hit", "blocked", "contact"):
+
+        def record(*arguments, name=name, function=getattr(shade, name)):
+            calls[name] = (function, arguments, function(*arguments))
+            return calls[name][2]
+
+        monkeypatch.setattr(shade, name, record)
+    sample_batch(seed, 1, 1, (24, 32), make_atlas(0, 8), config=SyntheticConfig(targets=0, shadows=1.0))
+
+    def to_cuda(value):
+        if isinstance(value, torch.Tensor):
+            return value.cuda()
+        # A NamedTuple of numbers stays itself, a triple of tensors travels.
+        return tuple(map(to_cuda, value)) if type(value) is tuple else value
+
+    function, arguments, (depth, index) = calls["first_hit"]
+    on_cuda, index_on_cuda = (v.cpu() for v in function(*map(to_cuda, arguments)))
+    same = index == index_on_cuda
+    assert same[depth < torch.inf].float().mean() > 0.999
+    seen = same & (depth < torch.inf)
+    torch.testing.assert_close(on_cuda[seen], depth[seen], rtol=1e-4, atol=1e-5)
+    function, arguments, dark = calls["blocked"]
+    assert (function(*map(to_cuda, arguments)).cpu() == dark).float().mean() > 0.999
+    function, arguments, share = calls["contact"]
+    torch.testing.assert_close(function(*map(to_cuda, arguments)).cpu(), share, rtol=1e-3, atol=1e-4)

@@ -199,9 +199,8 @@ def main(config: TrainConfig) -> None:
         norm = accelerator.clip_grad_norm_(model.parameters(), config.clip)
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * learning_rate(config, step)
-        # The fused optimiser leaves the parameters alone where this is 1, on the device: reading it here would stall
-        # every step.
-        # Gradients are the same on all ranks by now, so all of them skip the same step.
+        # Where this is 1 the fused optimiser changes nothing; to read it on the host would stall every step. Gradients
+        # are the same on all ranks by now, so all of them skip the same step.
         optimizer.optimizer.found_inf = (~torch.isfinite(norm)).float()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -254,4 +253,8 @@ def log(accelerator: Accelerator, out: Path, step: int, values: dict[str, float]
 
 
 if __name__ == "__main__":
-    main(tyro.extras.overridable_config_cli({name: (f"the {name} recipe", recipe) for name, recipe in RECIPES.items()}))
+    recipes = {name: (f"the {name} recipe", recipe) for name, recipe in RECIPES.items()}
+    try:
+        main(tyro.extras.overridable_config_cli(recipes))
+    except (ValueError, OSError, ImportError, FloatingPointError) as error:
+        raise SystemExit(f"train/nvs.py: error: {error}") from error

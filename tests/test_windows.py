@@ -1,0 +1,48 @@
+"""The windows evaluation: hand values, its table, and a whole run on made-up scenes with a tiny network."""
+
+import json
+
+import pytest
+import torch
+
+from eval_nvs import windows
+from geometry.scene import scene_from_tensors
+from geometry.write_scene import write_scene
+from splat.model import GaussianModel
+from tests.test_train import TINY, walk
+
+
+def test_hand_values():
+    a = torch.full((3, 32, 32), 0.5)
+    assert windows.psnr(a, a + 0.1) == pytest.approx(20.0, abs=1e-3)
+    assert windows.psnr(a, a) == pytest.approx(100.0)
+    noise = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(0))
+    assert windows.ssim(noise, noise) == pytest.approx(1.0)
+    assert windows.ssim(noise, 1 - noise) < 0
+
+
+def test_table_means_are_over_scenes():
+    def score(scene, psnr, copy):
+        return windows.Score(scene, ("a",), "b", psnr, 0.5, copy)
+
+    text = windows.table([score("one", 20, 10), score("one", 22, 12), score("two", 30, 29)])
+    assert "| one | 21.00 | 0.500 | 11.00 | +10.00 |" in text
+    assert "**mean of 2 scenes** | **25.50** | **0.500** | **20.00** | **+5.50**" in text
+
+
+def test_a_whole_run(tmp_path, capsys):
+    images = torch.rand(7, 3, 28, 42, generator=torch.Generator().manual_seed(0))
+    for name in ("one", "two"):
+        write_scene(scene_from_tensors(images, walk(7), name), tmp_path / "scenes" / name)
+    torch.manual_seed(0)
+    GaussianModel(TINY).save_pretrained(tmp_path / "weights")
+    args = windows.Args(
+        tmp_path / "scenes", str(tmp_path / "weights"), size=42, groups=1, device="cpu", out=tmp_path / "out"
+    )
+    windows.main(args)
+    assert "mean of 2 scenes" in capsys.readouterr().out
+    result = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert len(result["images"]) == 4 and all(row["psnr"] > 0 for row in result["images"])
+    assert sorted(p.name for p in (tmp_path / "out").glob("*.png")) == ["one-0.png", "two-0.png"]
+    with pytest.raises(ValueError, match="no scene folders here"):
+        windows.main(windows.Args(tmp_path / "nowhere"))
