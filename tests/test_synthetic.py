@@ -295,13 +295,16 @@ def test_kernels_on_cuda_agree_with_the_reference(seed, monkeypatch):
     from geometry.synthetic import shade
 
     calls = {}
-    for name in ("first_hit", "blocked", "contact"):
 
-        def record(*arguments, name=name, function=getattr(shade, name)):
+    def recorded(name, function):
+        def record(*arguments):
             calls[name] = (function, arguments, function(*arguments))
             return calls[name][2]
 
-        monkeypatch.setattr(shade, name, record)
+        return record
+
+    for name in ("first_hit", "blocked", "contact"):
+        monkeypatch.setattr(shade, name, recorded(name, getattr(shade, name)))
     sample_batch(seed, 1, 1, (24, 32), make_atlas(0, 8), config=SyntheticConfig(targets=0, shadows=1.0))
 
     def to_cuda(value):
