@@ -252,7 +252,20 @@ class Agreement(nn.Module):
 
     def forward(self, correlation: Tensor) -> Tensor:
         _, _, planes, h, w = correlation.shape
-        return self.layers(correlation.flatten(3))[:, 0].view(-1, planes, h, w)
+        x = correlation.flatten(3)
+        for layer in self.layers:
+            x = along_planes(x, layer) if isinstance(layer, nn.Conv2d) else layer(x)
+        return x[:, 0].view(-1, planes, h, w)
+
+
+def along_planes(x: Tensor, layer: nn.Conv2d) -> Tensor:
+    """A convolution of x [R, C, D, P] along D as a matrix product; cuDNN took 8 ms for one of its gradients (H100)."""
+    reach = layer.kernel_size[0] // 2
+    padded = F.pad(x, (0, 0, reach, reach))
+    shifted = torch.cat([padded[:, :, k : k + x.shape[2]] for k in range(2 * reach + 1)], 1)
+    weight = layer.weight[..., 0].transpose(1, 2).flatten(1)
+    product = (weight @ shifted.flatten(2)).unflatten(-1, x.shape[2:])
+    return product + layer.bias[:, None, None].to(product.dtype)
 
 
 class ResidualBlock(nn.Module):
