@@ -161,7 +161,7 @@ def test_cue_trains_to_the_true_depth():
     images = torch.stack([texture[:, :, shift * i : shift * i + 56] for i in range(2)])[None]
     target = torch.full((1, 2, 56, 56), depth)
     optimizer = torch.optim.Adam(cue.parameters(), 2e-3)
-    for _ in range(25):
+    for _ in range(50):
         loss, _ = cue_loss(cue(images, cameras), target, torch.ones_like(target).bool())
         optimizer.zero_grad()
         loss.backward()
