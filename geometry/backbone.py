@@ -1,10 +1,12 @@
 """The transformer: DINOv2's blocks, in which from the middle on every other one lets all views attend to each other.
 
-Paper section 3.2. Parameter names are those of the published checkpoints.
+Paper section 3.2. In the monocular networks none does. Parameter names are those of the published checkpoints.
 """
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -132,6 +134,15 @@ class Block(nn.Module):
         return x + self.ls2(self.mlp(self.norm2(x)))
 
 
+@dataclass(frozen=True)
+class Tokens:
+    """What the transformer makes of images [B, V, 3, H, W], views in the order given. C is 2E across views, else E."""
+
+    patches: tuple[Tensor, ...]  # of the four out_layers, each [B, V, P, C]
+    camera: Tensor  # [B, V, C], token 0 of the last one
+    layers: dict[int, Tensor] = field(default_factory=dict)  # by block, those asked for: [B, V, ph, pw, E], normalised
+
+
 class VisionTransformer(nn.Module):
     """Images of several views to patch features; the names of its parts are those of the checkpoints."""
 
@@ -139,12 +150,16 @@ class VisionTransformer(nn.Module):
         super().__init__()
         self.config = config
         dim, side = config.dim, config.pos_grid
+        self.meet = math.inf if config.alt_start is None else config.alt_start  # the block from which views meet
         self.patch_embed = PatchEmbed(None, PATCH, embed_dim=dim)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
-        self.camera_token = nn.Parameter(torch.zeros(1, 2, dim))
+        tokens = [self.cls_token]
+        if config.alt_start is not None:
+            self.camera_token = nn.Parameter(torch.zeros(1, 2, dim))
+            tokens.append(self.camera_token)
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + side * side, dim))
         self.blocks = nn.ModuleList(
-            Block(dim, config.heads, config.mlp_ratio, config.ffn, qk_norm=i >= config.alt_start, norm_eps=1e-6)
+            Block(dim, config.heads, config.mlp_ratio, config.ffn, qk_norm=i >= self.meet, norm_eps=1e-6)
             for i in range(config.depth)
         )
         self.norm = nn.LayerNorm(dim)
@@ -152,7 +167,7 @@ class VisionTransformer(nn.Module):
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
-        for token in (self.cls_token, self.camera_token, self.pos_embed):
+        for token in (*tokens, self.pos_embed):
             nn.init.trunc_normal_(token, std=0.02)
 
     def forward(
@@ -161,20 +176,21 @@ class VisionTransformer(nn.Module):
         camera_tokens: Tensor | None = None,
         *,
         reference_view: str = "saddle_balanced",
+        export_layers: tuple[int, ...] = (),
         patch_bias: Tensor | None = None,
         relative: RelativePosition | None = None,
-    ) -> tuple[tuple[Tensor, ...], Tensor]:
+    ) -> Tokens:
         """Features of normalised images [B, V, 3, H, W].
 
         `camera_tokens` [B, V, E] stand for known cameras; without them the learned ones do, and from three views on a
-        reference view is chosen by `reference_view`. `patch_bias` [B, V, P, E] is added to the patch tokens; `relative`
-        takes the place of RoPE in attention across views, where it sees [B, heads, V*T, C].
-
-        Returns the patch features [B, V, P, 2E] of the four out_layers, and the camera feature [B, V, 2E] of the last
-        one.
+        reference view is chosen by `reference_view`. `export_layers` are the blocks whose patch tokens are given out as
+        well. `patch_bias` [B, V, P, E] is added to the patch tokens; `relative` takes the place of RoPE in attention
+        across views, where it sees [B, heads, V*T, C]. ValueError for blocks that the network does not have.
         """
-        config = self.config
+        config, meet = self.config, self.meet
         check_strategy(reference_view)
+        if not set(export_layers) <= set(range(config.depth)):
+            raise ValueError(f"export_layers must be blocks from 0 to {config.depth - 1}, got {export_layers}")
         batch, views, _, height, width = images.shape
         grid = (height // PATCH, width // PATCH)
         head_dim = config.dim // config.heads
@@ -183,25 +199,32 @@ class VisionTransformer(nn.Module):
 
         x = self.embed(images, grid, patch_bias)
         undo = None
-        features = []
+        patches, layers = [], {}
         for i, block in enumerate(self.blocks):
-            if i == config.alt_start - 1 and camera_tokens is None and views >= MIN_VIEWS:
+            if i == meet - 1 and camera_tokens is None and views >= MIN_VIEWS:
                 order, undo = front_orders(choose_reference(x[:, :, 0], reference_view), views)
                 x = reorder(x, order)
-            if i == config.alt_start:
+            if i == meet:
                 if camera_tokens is None:
                     others = self.camera_token[:, 1:].expand(batch, views - 1, -1)
                     camera_tokens = torch.cat([self.camera_token[:, :1].expand(batch, -1, -1), others], 1)
                 x = torch.cat([camera_tokens[:, :, None].to(x.dtype), x[:, :, 1:]], 2)
-            if i >= config.alt_start and i % 2 == 1:
+            if i >= meet and i % 2 == 1:
                 x = block(x.flatten(1, 2), across).unflatten(1, (views, -1))
             else:
-                x = block(x.flatten(0, 1), within if i >= config.alt_start else None).unflatten(0, (batch, views))
+                x = block(x.flatten(0, 1), within if i >= meet else None).unflatten(0, (batch, views))
                 local = x
+            if i in export_layers:
+                tokens = x if undo is None else reorder(x, undo)
+                layers[i] = self.norm(tokens[:, :, 1:]).unflatten(2, grid)
             if i in config.out_layers:
                 within_views, across_views = (t if undo is None else reorder(t, undo) for t in (local, x))
-                features.append(torch.cat([within_views[:, :, 1:], self.norm(across_views[:, :, 1:])], -1))
-        return tuple(features), torch.cat([within_views[:, :, 0], across_views[:, :, 0]], -1)
+                patches.append(self.norm(across_views[:, :, 1:]))
+                camera = across_views[:, :, 0]
+                if config.alt_start is not None:
+                    patches[-1] = torch.cat([within_views[:, :, 1:], patches[-1]], -1)
+                    camera = torch.cat([within_views[:, :, 0], camera], -1)
+        return Tokens(tuple(patches), camera, layers)
 
     def embed(self, images: Tensor, grid: tuple[int, int], patch_bias: Tensor | None) -> Tensor:
         """Tokens [B, V, T, E] with their positions, the class token first."""
@@ -235,6 +258,6 @@ class Backbone(nn.Module):
         super().__init__()
         self.pretrained = VisionTransformer(config)
 
-    def forward(self, images: Tensor, camera_tokens: Tensor | None = None, **options):
+    def forward(self, images: Tensor, camera_tokens: Tensor | None = None, **options) -> Tokens:
         """See `VisionTransformer.forward`."""
         return self.pretrained(images, camera_tokens, **options)

@@ -1,7 +1,7 @@
 """Dense heads: four levels of patch features to full-resolution maps, after DPT (Ranftl et al., 2021).
 
-`Pyramid` is what all heads share; `DualDPT` (paper section 3.2) predicts depth and rays. Parameter names are those of
-the checkpoints.
+`Pyramid` is what all heads share; `DualDPT` (paper section 3.2) predicts depth and rays, `DPT` depth and sky. Parameter
+names are those of the checkpoints.
 """
 
 from __future__ import annotations
@@ -48,6 +48,8 @@ class FusionBlock(nn.Module):
 class Pyramid(nn.Module):
     """Reassembles four patch features [R, P, dim_in] into levels of F channels and fuses them coarse to fine."""
 
+    positions = True  # where a pixel lies is added to the maps
+
     def __init__(self, dim_in: int, config: HeadConfig | GaussianHeadConfig, channels_out: int):
         super().__init__()
         widths, features = config.out_channels, config.features
@@ -65,17 +67,15 @@ class Pyramid(nn.Module):
             setattr(self.scratch, f"layer{k}_rn", nn.Conv2d(width, features, 3, padding=1, bias=False))
             setattr(self.scratch, f"refinenet{k}", FusionBlock(features, coarsest=k == 4))
         self.scratch.output_conv1 = nn.Conv2d(features, features // 2, 3, padding=1)
-        self.scratch.output_conv2 = nn.Sequential(
-            nn.Conv2d(features // 2, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, channels_out, 1)
-        )
+        self.scratch.output_conv2 = output_layers(features, channels_out)
 
-    def levels(self, patches: list[Tensor], size: tuple[int, int], lateral: Tensor | None) -> list[Tensor]:
+    def levels(self, patches: list[Tensor], size: tuple[int, int], lateral: Tensor | None = None) -> list[Tensor]:
         """The levels [R, F, h, w] for images of `size`, finest (4ph x 4pw) first; `lateral` is added to that one."""
         grid = (size[0] // PATCH, size[1] // PATCH)
         levels = []
         for k, tokens in enumerate(patches):
             x = self.projects[k](tokens.transpose(1, 2).unflatten(2, grid))
-            x = self.resize_layers[k](add_position(x, size))
+            x = self.resize_layers[k](add_position(x, size) if self.positions else x)
             levels.append(getattr(self.scratch, f"layer{k + 1}_rn")(x))
         if lateral is not None:
             levels[0] = levels[0] + lateral
@@ -157,6 +157,33 @@ class DualDPT(Pyramid):
         maps = in_chunks(run, lateral, log_depth, *(tokens.flatten(0, 1) for tokens in patches))
         maps = [m.unflatten(0, lead) for m in maps]
         return tuple(maps) if rays else (*maps, None, None)
+
+
+class DPT(Pyramid):
+    """Depth, and how much of a pixel is sky, of images seen one by one."""
+
+    positions = False
+
+    def __init__(self, dim_in: int, config: HeadConfig):
+        super().__init__(dim_in, config, channels_out=1)
+        self.scratch.sky_output_conv2 = output_layers(config.features, 1)
+
+    def forward(self, patches: tuple[Tensor, ...], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Depth above 0 and sky from 0 (none), each [B, V, H, W], from four `patches` [B, V, P, dim_in]."""
+        lead = patches[0].shape[:2]
+
+        def run(*tokens: Tensor) -> list[Tensor]:
+            x = resample(self.scratch.output_conv1(self.fuse(self.levels(list(tokens), size))), size)
+            depth, sky = self.scratch.output_conv2(x).float(), self.scratch.sky_output_conv2(x).float()
+            return [depth[:, 0].exp(), sky[:, 0].relu()]
+
+        depth, sky = in_chunks(run, *(tokens.flatten(0, 1) for tokens in patches))
+        return depth.unflatten(0, lead), sky.unflatten(0, lead)
+
+
+def output_layers(features: int, channels_out: int) -> nn.Sequential:
+    """The last convolutions of a head, from half of the pyramid's width."""
+    return nn.Sequential(nn.Conv2d(features // 2, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, channels_out, 1))
 
 
 class ChannelsLast(nn.Module):

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor, nn
 
 from geometry.backbone import Backbone
 from geometry.camera_heads import CameraDecoder, CameraEncoder, decode_cameras
 from geometry.cameras import Cameras
 from geometry.dpt import DualDPT
+from geometry.precision import in_float32, of_heads
 from geometry.presets import PATCH, NetworkConfig
 from geometry.reference_view import check_strategy
 from geometry.tables import image_statistics
@@ -27,7 +26,8 @@ class Geometry:
 
     Shapes: `depth` [..., V, H, W] z-depth above 0; `confidence` [..., V, H, W] above 1; `rays` [..., V, h, w, 6],
     unnormalised direction and camera centre in the world, and `ray_confidence` [..., V, h, w], or None when not asked
-    for; `cameras` [..., V] at (H, W). Raises ValueError when shapes disagree.
+    for; `cameras` [..., V] at (H, W). Where lengths are in metres (`geometry.metric`), `sky` [..., V, H, W], 0 to about
+    1, says what is sky, and `scale` [...] metres per unit of the network. Raises ValueError when shapes disagree.
     """
 
     depth: Tensor
@@ -35,6 +35,8 @@ class Geometry:
     rays: Tensor | None
     ray_confidence: Tensor | None
     cameras: Cameras
+    sky: Tensor | None = None
+    scale: Tensor | None = None
 
     def __post_init__(self):
         lead, size = self.depth.shape[:-2], tuple(self.depth.shape[-2:])
@@ -56,10 +58,17 @@ class Geometry:
                 f"Geometry.rays must be {tuple(lead)} + (h, w, 6) beside ray_confidence "
                 f"{tuple(self.ray_confidence.shape)}, got {tuple(self.rays.shape)}"
             )
+        if (self.sky is None) != (self.scale is None):
+            raise ValueError("Geometry.sky and Geometry.scale must both be given or both be None")
+        if self.sky is not None and (self.sky.shape != self.depth.shape or self.scale.shape != lead[:-1]):
+            raise ValueError(
+                f"Geometry.sky must be {tuple(self.depth.shape)} and .scale {tuple(lead[:-1])}, "
+                f"got {tuple(self.sky.shape)} and {tuple(self.scale.shape)}"
+            )
 
     def to(self, *args, **kwargs) -> Geometry:
-        maps = (self.depth, self.confidence, self.rays, self.ray_confidence)
-        return Geometry(*(m if m is None else m.to(*args, **kwargs) for m in maps), self.cameras.to(*args, **kwargs))
+        parts = vars(self).items()
+        return Geometry(**{name: part if part is None else part.to(*args, **kwargs) for name, part in parts})
 
 
 @dataclass(frozen=True)
@@ -68,9 +77,10 @@ class Features:
 
     images: Tensor  # [B, V, 3, H, W] in [0, 1], as given
     cameras: Cameras | None  # [B, V], as given
-    patches: tuple[Tensor, ...]  # four times [B, V, P, 2E]
-    camera: Tensor  # [B, V, 2E]
+    patches: tuple[Tensor, ...]  # four times [B, V, P, 2E]; E in a monocular network
+    camera: Tensor  # [B, V, 2E]; E in a monocular network
     cue: Cue | None  # of the matching cue, where the network has one and poses were given
+    layers: dict[int, Tensor] = field(default_factory=dict)  # `export_layers` by block: [B, V, ph, pw, E], normalised
 
     @property
     def size(self) -> tuple[int, int]:
@@ -89,11 +99,7 @@ class Features:
 
 
 class GeometryNetwork(nn.Module):
-    """Depth and cameras from any number of views, posed or not.
-
-    The backbone follows the autocast of its caller. Cameras always run in float32, and so do the dense heads unless
-    `config.precision` is "autocast".
-    """
+    """Depth and cameras from any number of views, posed or not. Precision: see `geometry.precision`."""
 
     def __init__(self, config: NetworkConfig):
         super().__init__()
@@ -110,14 +116,20 @@ class GeometryNetwork(nn.Module):
             self.cue = MatchingCue(config.cue, dim, config.head.features)
 
     def encode(
-        self, images: Tensor, cameras: Cameras | None = None, *, reference_view: str = "saddle_balanced"
+        self,
+        images: Tensor,
+        cameras: Cameras | None = None,
+        *,
+        reference_view: str = "saddle_balanced",
+        export_layers: tuple[int, ...] = (),
     ) -> Features:
         """Features of images [B, V, 3, H, W] in [0, 1].
 
         `cameras` [B, V], if given, must be normalised (`normalize_cameras`). `reference_view` chooses the view whose
-        frame becomes the world when there are three or more and no cameras. ValueError for sizes that do not fit.
+        frame becomes the world when there are three or more and no cameras. `export_layers` are blocks whose patch
+        tokens are wanted for their own sake, as `Features.layers`. ValueError for sizes that do not fit.
         """
-        self.check(images, cameras)
+        check_images(images, cameras)
         check_strategy(reference_view)
         tokens, cue = None, None
         if cameras is not None:
@@ -126,18 +138,19 @@ class GeometryNetwork(nn.Module):
             # One view has nothing to be matched against.
             if self.cue is not None and images.shape[1] > 1:
                 cue = self.cue(images, cameras)
-        patches, camera = self.backbone(
+        seen = self.backbone(
             normalize_images(images),
             tokens,
             reference_view=reference_view,
+            export_layers=export_layers,
             patch_bias=None if cue is None else cue.patch_bias,
             relative=None if cue is None else cue.relative,
         )
-        return Features(images, cameras, patches, camera, cue)
+        return Features(images, cameras, seen.patches, seen.camera, cue, seen.layers)
 
     def decode(self, features: Features, *, rays: bool = False) -> Geometry:
         """Geometry from features; the ray branch runs only when asked for."""
-        with self.head_precision(features.images):
+        with of_heads(features.images, self.config.precision):
             maps = self.head(
                 features.patches, features.size, lateral=features.lateral, log_depth=features.log_depth, rays=rays
             )
@@ -161,31 +174,22 @@ class GeometryNetwork(nn.Module):
         """`encode`, then `decode`."""
         return self.decode(self.encode(images, cameras, reference_view=reference_view), rays=rays)
 
-    def head_precision(self, like: Tensor) -> AbstractContextManager:
-        """The context in which dense heads run."""
-        return nullcontext() if self.config.precision == "autocast" else in_float32(like)
 
-    def check(self, images: Tensor, cameras: Cameras | None) -> None:
-        if images.ndim != 5 or images.shape[2] != 3 or images.shape[1] == 0:
-            raise ValueError(f"images must be [B, V, 3, H, W] with V > 0, got {tuple(images.shape)}")
-        height, width = images.shape[-2:]
-        if height % PATCH or width % PATCH or 0 in (height, width):
-            raise ValueError(f"image height and width must be multiples of {PATCH}, got {height} x {width}")
-        if cameras is None:
-            return
-        if cameras.shape != images.shape[:2] or tuple(cameras.size) != (height, width):
-            raise ValueError(
-                f"cameras must be {tuple(images.shape[:2])} at {(height, width)} like the images, "
-                f"got {tuple(cameras.shape)} at {cameras.size}"
-            )
+def check_images(images: Tensor, cameras: Cameras | None = None) -> None:
+    """ValueError unless a network can take these images [B, V, 3, H, W] and cameras [B, V]."""
+    if images.ndim != 5 or images.shape[2] != 3 or 0 in images.shape:
+        raise ValueError(f"images must be [B, V, 3, H, W] with B and V > 0, got {tuple(images.shape)}")
+    height, width = images.shape[-2:]
+    if height % PATCH or width % PATCH:
+        raise ValueError(f"image height and width must be multiples of {PATCH}, got {height} x {width}")
+    if cameras is not None and (cameras.shape != images.shape[:2] or tuple(cameras.size) != (height, width)):
+        raise ValueError(
+            f"cameras must be {tuple(images.shape[:2])} at {(height, width)} like the images, "
+            f"got {tuple(cameras.shape)} at {cameras.size}"
+        )
 
 
 def normalize_images(images: Tensor) -> Tensor:
     """Images [..., 3, H, W] in [0, 1] with ImageNet's mean and deviation taken out."""
     mean, std = image_statistics(images.device)
     return (images - mean) / std
-
-
-def in_float32(like: Tensor) -> AbstractContextManager:
-    """A context without autocast on the device of `like`."""
-    return torch.autocast(like.device.type, enabled=False)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 import typing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from geometry.cue import CueConfig
@@ -19,31 +20,47 @@ class BackboneConfig:
     depth: int  # transformer blocks
     heads: int  # attention heads; 64 channels each in every preset
     out_layers: tuple[int, ...]  # the four blocks whose outputs feed the dense heads
-    alt_start: int  # from this block on: camera token, qk-norm, RoPE, and attention across all views in odd blocks
+    # From this block on: camera token, qk-norm, RoPE, and attention across all views in odd blocks. None: nowhere, and
+    # views are seen one by one.
+    alt_start: int | None
     ffn: Literal["mlp", "swiglu"] = "mlp"  # feed-forward network of a block
     mlp_ratio: float = 4.0  # its hidden width in units of dim (SwiGLU: two thirds of it, as DINOv2 rounds it)
     pos_grid: int = 37  # patches per side that the stored position embedding covers
 
     def __post_init__(self):
+        check_range("backbone.dim", self.dim, 8, 16384)
+        check_range("backbone.depth", self.depth, 4, 256)
+        check_range("backbone.heads", self.heads, 1, 256)
+        check_range("backbone.mlp_ratio", self.mlp_ratio, 0.125, 32)
+        check_range("backbone.pos_grid", self.pos_grid, 1, 256)
         if self.dim % (4 * self.heads):
             raise ValueError(f"backbone: dim {self.dim} must be 4 * heads * k for 2D RoPE, got {self.heads} heads")
-        if len(self.out_layers) != 4 or max(self.out_layers) >= self.depth or min(self.out_layers) < 0:
-            raise ValueError(f"backbone.out_layers must be 4 blocks below depth {self.depth}, got {self.out_layers}")
+        layers = self.out_layers
+        if len(layers) != 4 or list(layers) != sorted(set(layers)) or layers[0] < 0 or layers[3] >= self.depth:
+            raise ValueError(f"backbone.out_layers must be 4 rising blocks below depth {self.depth}, got {layers}")
+        if self.alt_start is not None:
+            check_range("backbone.alt_start", self.alt_start, 1, self.depth - 1)
 
 
 @dataclass(frozen=True)
 class HeadConfig:
     features: int  # width of the pyramid's levels
     out_channels: tuple[int, ...]  # channels of the four reassembled maps, finest first
-    ray_levels: int = (
-        4  # levels of the ray branch that hold weights: 4 as published (one is used), 1, or 0 for no branch
-    )
+    ray_levels: int = 4  # levels of the ray branch that hold weights: 4 as published (one is used), 1, or 0: no branch
+
+    def __post_init__(self):
+        check_pyramid("head", self.features, self.out_channels)
+        check_range("head.ray_levels", self.ray_levels, 0, 4)
 
 
 @dataclass(frozen=True)
 class CameraConfig:
     depth: int = 4  # transformer blocks of the camera encoder
     heads: int = 16  # its attention heads, whatever the width
+
+    def __post_init__(self):
+        check_range("camera.depth", self.depth, 0, 256)
+        check_range("camera.heads", self.heads, 1, 256)
 
 
 @dataclass(frozen=True)
@@ -58,6 +75,7 @@ class GaussianHeadConfig:
     token_norm: bool = False  # LayerNorm on the patch features, as the depth head has it; the published head does not
 
     def __post_init__(self):
+        check_pyramid("gs", self.features, self.out_channels)
         if self.sh_degree not in (0, 1, 2):
             raise ValueError(f"gs.sh_degree must be 0, 1 or 2, got {self.sh_degree}")
 
@@ -73,6 +91,8 @@ class GaussianHeadConfig:
 
 @dataclass(frozen=True)
 class NetworkConfig:
+    """An any-view network: depth and cameras, and Gaussians where it has the head."""
+
     name: str  # preset that it is or was made from
     licence: str  # of the weights; goes along with everything trained from them
     backbone: BackboneConfig
@@ -81,9 +101,14 @@ class NetworkConfig:
     gs: GaussianHeadConfig | None = None  # Gaussian head, or none
     cue: CueConfig | None = None  # matching cue where poses are given (`nano`), or none
     cameras_given: Literal["predicted", "given"] = "predicted"  # cameras of the result when the caller gave some
-    precision: Literal["float32", "autocast"] = "float32"  # of the dense heads; autocast: whatever the caller has on
+    precision: Literal["float32", "autocast"] = "float32"  # its dense heads were trained so, see geometry.precision
+    kind: Literal["any-view"] = "any-view"
 
     def __post_init__(self):
+        if self.backbone.alt_start is None:
+            raise ValueError("backbone.alt_start must be a block: without one the views of a scene never meet")
+        if self.backbone.dim % self.camera.heads:
+            raise ValueError(f"camera.heads must divide backbone.dim {self.backbone.dim}, got {self.camera.heads}")
         if self.cue is not None and self.gs is not None and self.gs.features != self.head.features:
             raise ValueError(
                 "the cue feeds both dense heads, so their features must be equal: "
@@ -91,11 +116,65 @@ class NetworkConfig:
             )
 
 
+@dataclass(frozen=True)
+class MonocularConfig:
+    """A network that sees every image alone: depth and sky."""
+
+    name: str  # preset that it is or was made from
+    licence: str  # of the weights
+    backbone: BackboneConfig
+    head: HeadConfig
+    # Depths times the focal length in pixels, over this, are metres. None: they are right up to a factor only.
+    canonical_focal: float | None = None
+    kind: Literal["monocular"] = "monocular"
+
+    def __post_init__(self):
+        if self.backbone.alt_start is not None:
+            raise ValueError(f"backbone.alt_start must be null in a monocular network, got {self.backbone.alt_start}")
+        if self.head.ray_levels:
+            raise ValueError(f"head.ray_levels must be 0 in a monocular network, got {self.head.ray_levels}")
+
+
+@dataclass(frozen=True)
+class NestedConfig:
+    """An any-view network whose unit of length a monocular one turns into metres."""
+
+    name: str  # preset that it is or was made from
+    licence: str  # of the weights
+    anyview: NetworkConfig
+    metric: MonocularConfig
+    kind: Literal["nested"] = "nested"
+
+    def __post_init__(self):
+        if self.metric.canonical_focal is None:
+            raise ValueError("metric.canonical_focal must be given: without it depths are not in metres")
+
+
+ModelConfig = NetworkConfig | MonocularConfig | NestedConfig
+
+
+def check_range(name: str, value: float, low: float, high: float) -> None:
+    """ValueError unless `value` lies in low..high: a configuration may come from anywhere."""
+    if not low <= value <= high:
+        raise ValueError(f"{name} must be {low} to {high}, got {value}")
+
+
+def check_pyramid(name: str, features: int, out_channels: tuple[int, ...]) -> None:
+    """ValueError unless a dense head can have these widths, on which positions in sines and cosines are added."""
+    if len(out_channels) != 4:
+        raise ValueError(f"{name}.out_channels must be 4 widths, got {out_channels}")
+    for width in out_channels:
+        check_range(f"{name}.out_channels", width, 4, 16384)
+    check_range(f"{name}.features", features, 8, 4096)
+    if features % 8:
+        raise ValueError(f"{name}.features must be a multiple of 8, got {features}")
+
+
 APACHE = "Apache-2.0"
 NON_COMMERCIAL = "CC BY-NC 4.0, non-commercial use only"
 _WIDE = (256, 512, 1024, 1024)
 
-PRESETS: dict[str, NetworkConfig] = {
+ANY_VIEW: dict[str, NetworkConfig] = {
     # Ours: trained from nothing by train/nvs.py and shipped with the package.
     "nano": NetworkConfig(
         name="nano",
@@ -142,13 +221,33 @@ PRESETS: dict[str, NetworkConfig] = {
     ),
 }
 
+_VITL = BackboneConfig(dim=1024, depth=24, heads=16, out_layers=(4, 11, 17, 23), alt_start=None)
+_MONO = MonocularConfig(
+    name="mono",
+    licence=APACHE,
+    backbone=_VITL,
+    head=HeadConfig(features=256, out_channels=_WIDE, ray_levels=0),
+)
+_METRIC = replace(_MONO, name="metric", canonical_focal=300.0)
 
-def config_from_dict(values: dict) -> NetworkConfig:
-    """The configuration that `dataclasses.asdict`, or its JSON, describes.
+PRESETS: dict[str, ModelConfig] = {
+    **ANY_VIEW,
+    "mono": _MONO,
+    "metric": _METRIC,
+    "nested": NestedConfig(name="nested", licence=NON_COMMERCIAL, anyview=ANY_VIEW["giant"], metric=_METRIC),
+}
+
+
+def config_from_dict(values: dict) -> ModelConfig:
+    """The configuration that `dataclasses.asdict`, or its JSON, describes; any-view where it does not say its kind.
 
     Raises ValueError naming the first key that is unknown, missing or of the wrong kind.
     """
-    return _read(NetworkConfig, values, "config")
+    kinds = {"any-view": NetworkConfig, "monocular": MonocularConfig, "nested": NestedConfig}
+    kind = values.get("kind", "any-view") if isinstance(values, dict) else "any-view"
+    if kind not in list(kinds):
+        raise ValueError(f"config.kind must be one of {', '.join(kinds)}, got {kind!r:.100}")
+    return _read(kinds[kind], values, "config")
 
 
 def _read(kind: type, value, where: str):
@@ -158,23 +257,25 @@ def _read(kind: type, value, where: str):
         return None if value is None else _read(args[0], value, where)
     if origin is Literal:
         if value not in args:
-            raise ValueError(f"{where} must be one of {', '.join(args)}, got {value!r}")
+            raise ValueError(f"{where} must be one of {', '.join(args)}, got {value!r:.100}")
         return value
     if origin is tuple:
         if not isinstance(value, (list, tuple)):
-            raise ValueError(f"{where} must be a list, got {value!r}")
+            raise ValueError(f"{where} must be a list, got {value!r:.100}")
         return tuple(_read(args[0], item, f"{where}[{i}]") for i, item in enumerate(value))
     if not dataclasses.is_dataclass(kind):
         accepted = (int, float) if kind is float else (kind,)
         if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
-            raise ValueError(f"{where} must be of type {kind.__name__}, got {value!r}")
+            raise ValueError(f"{where} must be of type {kind.__name__}, got {value!r:.100}")
+        if kind is float and not math.isfinite(value):
+            raise ValueError(f"{where} must be finite, got {value!r:.100}")
         return kind(value)
     if not isinstance(value, dict):
-        raise ValueError(f"{where} must be an object with keys, got {value!r}")
+        raise ValueError(f"{where} must be an object with keys, got {value!r:.100}")
     fields = {f.name: f for f in dataclasses.fields(kind)}
     unknown = sorted(set(value) - set(fields))
     if unknown:
-        raise ValueError(f"{where} has the unknown key {unknown[0]!r}; known are {', '.join(fields)}")
+        raise ValueError(f"{where} has the unknown key {unknown[0]!r:.100}; known are {', '.join(fields)}")
     nothing = dataclasses.MISSING
     required = [n for n, f in fields.items() if f.default is nothing and f.default_factory is nothing]
     missing = [name for name in required if name not in value]

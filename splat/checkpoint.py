@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import sys
 from functools import lru_cache
 from pathlib import Path
@@ -16,26 +17,37 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from geometry.presets import PRESETS, NetworkConfig, config_from_dict
+from geometry.presets import PRESETS, ModelConfig, config_from_dict
 from splat.atomic import whole_file
 
 WEIGHTS = Path(__file__).parent / "weights"  # what comes with the package: <name>.safetensors and <name>.json
-REPOSITORIES = {
-    "small": "depth-anything/DA3-SMALL",
-    "base": "depth-anything/DA3-BASE",
-    "large": "depth-anything/DA3-LARGE-1.1",
-    "giant": "depth-anything/DA3-GIANT-1.1",
+OWNER = "depth-anything"
+REPOSITORIES = {  # of OWNER, each with its preset, whose own name means the last of them
+    "DA3-SMALL": "small",
+    "DA3-BASE": "base",
+    "DA3-LARGE": "large",
+    "DA3-LARGE-1.1": "large",
+    "DA3-GIANT": "giant",
+    "DA3-GIANT-1.1": "giant",
+    "DA3NESTED-GIANT-LARGE": "nested",
+    "DA3NESTED-GIANT-LARGE-1.1": "nested",
+    "DA3METRIC-LARGE": "metric",
+    "DA3MONO-LARGE": "mono",
 }
+MODEL_NAMES = {name.removesuffix("-1.1").lower(): preset for name, preset in REPOSITORIES.items()}  # in config.json
 PREFIX = "model."
 FILE, CONFIG = "model.safetensors", "config.json"
+OTHER_FORMATS = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+STORED = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+MAX_CONFIG, MAX_HEADER = 1 << 20, 1 << 24  # bytes; a hundred times what the largest network needs
 SHOWN = 5  # names listed in an error, of each kind
 SCALE = ".scale"  # suffix of what an 8-bit tensor is multiplied by, row by row
 SMALL = 4096  # tensors with fewer elements stay in 16 bits beside 8-bit ones: they cost little and matter most
 
 
-def locate(source: str | Path) -> tuple[Path, NetworkConfig]:
-    """The weights file and the configuration that `source` (see `GaussianModel.from_pretrained`) means."""
-    path, name = Path(source), str(source).removeprefix("da3-")
+def locate(source: str | Path) -> tuple[Path, ModelConfig]:
+    """The weights file and the configuration that `source` (see `splat.model.from_pretrained`) means."""
+    path, name = Path(source), str(source)
     if path.is_dir():
         return path / FILE, read_config(path / CONFIG)
     if path.is_file():
@@ -47,22 +59,29 @@ def locate(source: str | Path) -> tuple[Path, NetworkConfig]:
     packaged = WEIGHTS / f"{name}.safetensors"
     if packaged.is_file():
         return packaged, read_config(packaged.with_suffix(".json"))
-    if name in REPOSITORIES:
-        return _download(REPOSITORIES[name], FILE), PRESETS[name]
-    if str(source).count("/") == 1 and path.suffix == "":
-        return _download(str(source), FILE), read_config(_download(str(source), CONFIG))
-    known = ", ".join(dict.fromkeys(["nano", *REPOSITORIES]))
+    repository = published(name)
+    if repository is not None:
+        return _download(f"{OWNER}/{repository}", FILE), PRESETS[REPOSITORIES[repository]]
+    if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name) and path.suffix not in (".safetensors", *OTHER_FORMATS):
+        return _download(name, FILE), read_config(_download(name, CONFIG))
+    known = ", ".join(dict.fromkeys(["nano", *REPOSITORIES.values(), *REPOSITORIES]))
     raise OSError(f"{source}: no such file or folder, and not a known model ({known})")
+
+
+def published(name: str) -> str | None:
+    """The published repository that `name` means: its own in capitals or not, with or without owner, or a preset's."""
+    own = name.upper().removeprefix(OWNER.upper() + "/")
+    return own if own in REPOSITORIES else {preset: last for last, preset in REPOSITORIES.items()}.get(name)
 
 
 def _download(repository: str, file: str) -> Path:
     """`file` of a Hugging Face repository, from the local cache where it is there."""
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         return Path(hf_hub_download(repository, file))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().split("\n")[0]
         raise OSError(
             f"{repository}/{file}: not in the local cache and could not be downloaded ({reason}); "
@@ -70,57 +89,106 @@ def _download(repository: str, file: str) -> Path:
         ) from error
 
 
-def read_config(path: Path) -> NetworkConfig:
-    """A configuration written by `save`, or a published one, whose `model_name` is a preset's."""
+def read_config(path: Path) -> ModelConfig:
+    """A configuration written by `save`, or a published one, whose `model_name` says all."""
     try:
+        if path.stat().st_size > MAX_CONFIG:
+            raise ValueError(f"larger than {MAX_CONFIG} bytes")
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise OSError(f"{path}: missing; it says which network the weights belong to") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise OSError(f"{path}: not valid JSON ({error})") from error
-    if isinstance(values, dict) and "model_name" in values:
-        name = str(values["model_name"]).removeprefix("da3-")
-        if name not in PRESETS:
-            raise ValueError(f"{path}: model_name {values['model_name']!r} is not among {', '.join(PRESETS)}")
-        return PRESETS[name]
+    except OSError as error:
+        raise OSError(f"{path}: cannot be read ({error.strerror})") from error
+    except (ValueError, RecursionError) as error:
+        raise OSError(f"{path}: not the JSON of a configuration ({_short(str(error))})") from error
     try:
+        if isinstance(values, dict) and "model_name" in values:
+            name = values.pop("model_name")
+            if "name" not in values:  # else ours follows, for which the published code has no use
+                if name not in list(MODEL_NAMES):
+                    raise ValueError(f"model_name {_short(str(name))!r} is not among {', '.join(MODEL_NAMES)}")
+                return PRESETS[MODEL_NAMES[name]]
         return config_from_dict(values)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
 
+def config_text(config: ModelConfig) -> str:
+    """The JSON of a configuration; with the published name in front, where the network is a published one."""
+    values = dataclasses.asdict(config)
+    preset = PRESETS.get(config.name)
+    if preset is not None and dataclasses.replace(config, licence=preset.licence) == preset:
+        names = {preset: name for name, preset in MODEL_NAMES.items()}
+        values = {"model_name": names[config.name]} | values if config.name in names else values
+    return json.dumps(values, indent=2) + "\n"
+
+
 def check_format(path: Path) -> None:
-    """OSError in one line unless `path` starts like a .safetensors file."""
+    """OSError in one line unless `path` starts like a .safetensors file: the length of its header, then the header."""
+    if path.suffix in OTHER_FORMATS:
+        raise OSError(f"{path}: maybe a pickle, which can run any code when read; only .safetensors files are loaded")
     try:
         with open(path, "rb") as file:
             head = file.read(16)
+            length = int.from_bytes(head[:8], "little")
+            if head[8:9] == b"{" and length <= MAX_HEADER:
+                header = head[8:] + file.read(max(0, length - 8))
+                json.loads(header[:length], object_pairs_hook=_once)
+                return
     except OSError as error:
         raise OSError(f"{path}: cannot be read ({error.strerror})") from error
-    if head.startswith((b"PK", b"\x80")) or path.suffix in (".bin", ".pt", ".pth", ".ckpt", ".pkl"):
+    except (ValueError, RecursionError) as error:
+        raise OSError(f"{path}: damaged or cut off (header: {_short(str(error))}); fetch it again") from error
+    if head[8:9] == b"{":
+        raise OSError(f"{path}: damaged or cut off (its header would have {length} bytes); fetch it again")
+    if head.startswith((b"PK", b"\x80")):
         raise OSError(f"{path}: a pickle, which can run any code when read; only .safetensors files are loaded")
     if head.startswith(b"version https:/"):
         raise OSError(f"{path}: a Git LFS pointer and not the weights; run `git lfs pull`")
-    if len(head) < 9 or head[8:9] != b"{":
-        raise OSError(f"{path}: not a .safetensors file")
+    raise OSError(f"{path}: not a .safetensors file")
+
+
+def _once(pairs: list[tuple[str, object]]) -> None:
+    names = set()
+    for name, _ in pairs:
+        if name in names:
+            raise ValueError(f"{_short(name)} appears twice")
+        names.add(name)
+
+
+def _short(name: str) -> str:
+    """A name from a file as part of one line."""
+    text = json.dumps(name)[1:-1]
+    return text if len(text) <= 120 else text[:117] + "..."
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a file by name, without the published prefix, in float32."""
+    """All tensors of a file by name, without the published prefix, in float32 and finite."""
     check_format(path)
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except SafetensorError as error:
-        raise OSError(f"{path}: damaged or cut off ({error}); fetch it again") from error
+        raise OSError(f"{path}: damaged or cut off ({_short(str(error))}); fetch it again") from error
     scales = {name: tensors.pop(name + SCALE) for name in list(tensors) if name + SCALE in tensors}
+    read = {}
     for name, tensor in tensors.items():
-        if not tensor.is_floating_point() and not (tensor.dtype == torch.int8 and name in scales):
-            raise ValueError(f"{path}: {name} is stored as {tensor.dtype}, not as floating point")
-    try:
-        tensors = {name: from_8_bits(t, scales[name]) if name in scales else t.float() for name, t in tensors.items()}
-    except RuntimeError as error:
-        raise ValueError(f"{path}: an 8-bit tensor and its scale do not fit ({error})") from error
-    return {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items()}
+        eight_bits = tensor.dtype == torch.int8 and name in scales
+        if not eight_bits and tensor.dtype not in STORED:
+            raise ValueError(f"{path}: {_short(name)} is stored as {tensor.dtype}, not as floating point")
+        if eight_bits:
+            rows = tensor.flatten(1) if tensor.ndim == 4 else tensor
+            if scales[name].shape != (*rows.shape[:-1], 1):
+                raise ValueError(
+                    f"{path}: the 8-bit tensor {_short(name)} {tuple(tensor.shape)} and its scale "
+                    f"{tuple(scales[name].shape)} do not fit"
+                )
+        tensor = from_8_bits(tensor, scales[name]) if eight_bits else tensor.float()
+        # The sum is finite if all are, but for overflow, and several times as quick to find.
+        if not tensor.sum().isfinite() and not tensor.isfinite().all():
+            raise ValueError(f"{path}: {_short(name)} holds values that are not finite; the training run broke there")
+        read[name.removeprefix(PREFIX)] = tensor
+    return read
 
 
 def to_8_bits(tensor: Tensor) -> tuple[Tensor, Tensor]:
@@ -158,7 +226,7 @@ def load_into(model: nn.Module, path: Path) -> None:
 
 def _list(kind: str, names: list[str]) -> str:
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return f"{len(names)} {kind} ({', '.join(names[:SHOWN])}{more})"
+    return f"{len(names)} {kind} ({', '.join(map(_short, names[:SHOWN]))}{more})"
 
 
 def shared_names(model: nn.Module) -> dict[str, str]:
@@ -171,8 +239,8 @@ def shared_names(model: nn.Module) -> dict[str, str]:
     return shared
 
 
-def save(model: nn.Module, config: NetworkConfig, folder: Path, dtype: torch.dtype) -> None:
-    """Write `model` and its configuration into `folder`, shared parameters once; int8 stores rows with a scale."""
+def save(model: nn.Module, folder: Path, dtype: torch.dtype) -> None:
+    """Write `model` and its `config` into `folder`, shared parameters once; int8 stores rows with a scale."""
     folder.mkdir(parents=True, exist_ok=True)
     shared = shared_names(model)
     tensors = {}
@@ -184,15 +252,13 @@ def save(model: nn.Module, config: NetworkConfig, folder: Path, dtype: torch.dty
             tensors[PREFIX + name], tensors[PREFIX + name + SCALE] = to_8_bits(tensor.float())
         else:
             tensors[PREFIX + name] = tensor.to(torch.float16 if dtype == torch.int8 else dtype)
-    text = json.dumps(dataclasses.asdict(config), indent=2) + "\n"
     with whole_file(folder / FILE) as temporary:
         save_file(tensors, temporary, metadata={"format": "pt"})
     with whole_file(folder / CONFIG) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(config_text(model.config), encoding="utf-8")
 
 
 @lru_cache
-def show_licence(config: NetworkConfig) -> None:
-    """Say once what the weights may be used for, where that is limited."""
-    if "NC" in config.licence:
-        print(f"Weights of {config.name!r}: {config.licence}.", file=sys.stderr)
+def show_licence(config: ModelConfig) -> None:
+    """Say once what the weights may be used for."""
+    print(f"Weights of {_short(config.name)!r}: {_short(config.licence)}.", file=sys.stderr)

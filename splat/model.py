@@ -1,22 +1,74 @@
-"""Photographs to Gaussians: the geometry network with a Gaussian head and the adapter."""
+"""The models by kind, and weights into them.
+
+| kind              | of                                     | gives                                                 |
+|-------------------|----------------------------------------|-------------------------------------------------------|
+| `GaussianModel`   | nano, small, base, large, giant        | `Geometry`; `Gaussians` too, of nano and giant        |
+| `NestedModel`     | nested (giant, and metric beside it)   | both in metres                                        |
+| `MonocularModel`  | mono, metric                           | `MonocularGeometry`, each image alone                 |
+"""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from geometry.cameras import Cameras
+from geometry.metric import in_metres
+from geometry.monocular import MonocularNetwork
 from geometry.network import Features, Geometry, GeometryNetwork, normalize_images
-from geometry.presets import NetworkConfig
+from geometry.precision import of_heads
+from geometry.presets import ModelConfig, MonocularConfig, NestedConfig, NetworkConfig
 from splat import checkpoint
 from splat.adapter import adapt
 from splat.gaussians import Gaussians
 from splat.gs_head import GaussianHead
 
+Kind = TypeVar("Kind", bound="Pretrained")
 
-class GaussianModel(GeometryNetwork):
+
+class Pretrained:
+    """Loading and saving, the same for every kind of model."""
+
+    config: ModelConfig
+
+    @classmethod
+    def from_pretrained(cls: type[Kind], source: str | Path) -> Kind:
+        """As `splat.model.from_pretrained`; ValueError if `source` holds another kind of model."""
+        path, config = checkpoint.locate(source)
+        kind = KINDS[type(config)]
+        if not issubclass(kind, cls):
+            raise ValueError(f"{source} is a {kind.__name__} ({config.name}), not a {cls.__name__}")
+        # Parameters are taken from the file, so none need be allocated or initialised before.
+        with torch.device("meta"):
+            model = kind(config)
+        checkpoint.load_into(model, path)
+        checkpoint.show_licence(config)
+        return model.eval()
+
+    def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> None:
+        """Write config.json and model.safetensors (stored as `dtype`) into `folder`, each whole or not at all.
+
+        The published code reads them as well, where the network is a published one and `dtype` is not int8.
+        """
+        checkpoint.save(self, Path(folder), dtype)
+
+
+def from_pretrained(source: str | Path) -> GaussianModel | NestedModel | MonocularModel:
+    """The model in evaluation mode, on the CPU, in float32; its kind follows from its configuration.
+
+    `source` is a name (nano, small, base, large, giant, nested, mono, metric, or a published one as DA3-LARGE-1.1;
+    downloaded on first use), a Hugging Face repository "owner/name", a folder with config.json and model.safetensors,
+    or a .safetensors file with a configuration beside it. ValueError or OSError in one line for what cannot be loaded:
+    every parameter must be there and finite, and nothing else.
+    """
+    return Pretrained.from_pretrained(source)
+
+
+class GaussianModel(Pretrained, GeometryNetwork):
     """`GeometryNetwork` that also makes Gaussians, where its configuration has a Gaussian head.
 
     Geometry alone comes from `geometry`, which never computes the Gaussian parts. All results are in the frame and unit
@@ -50,7 +102,7 @@ class GaussianModel(GeometryNetwork):
             raise ValueError(
                 f"{self.config.name!r} has no Gaussian head, it gives geometry only; for Gaussians take nano or giant"
             )
-        with self.head_precision(features.images):
+        with of_heads(features.images, self.config.precision):
             raw, opacity = self.gs_head(features.patches, normalize_images(features.images), lateral=features.lateral)
         return adapt(
             raw,
@@ -62,22 +114,49 @@ class GaussianModel(GeometryNetwork):
             images=features.images,
         )
 
-    @classmethod
-    def from_pretrained(cls, source: str | Path) -> GaussianModel:
-        """The model in evaluation mode, on the CPU, in float32.
 
-        `source` is a preset's name (downloaded on first use), a Hugging Face repository "owner/name", a folder with
-        config.json and model.safetensors, or a .safetensors file with a configuration beside it. ValueError or OSError
-        in one line for what cannot be loaded: every parameter must be there, and nothing else.
+class MonocularModel(Pretrained, MonocularNetwork):
+    """`MonocularNetwork` that can be loaded and saved."""
+
+
+class NestedModel(Pretrained, nn.Module):
+    """An any-view model and a monocular one that measures its unit of length, under their published names.
+
+    `forward` and `geometry` run both and answer in metres, in the frame of the reference view. For anything else use
+    the parts, for example `model.da3.encode` where metres are not wanted, then `to_metres`.
+    """
+
+    def __init__(self, config: NestedConfig):
+        super().__init__()
+        self.config = config
+        self.da3 = GaussianModel(config.anyview)
+        self.da3_metric = MonocularModel(config.metric)
+
+    def forward(self, images: Tensor, cameras: Cameras | None = None, **options) -> tuple[Geometry, Gaussians]:
+        """As `GaussianModel.forward`, in metres."""
+        return self.to_metres(images, *self.da3(images, cameras, **options))
+
+    def geometry(self, images: Tensor, cameras: Cameras | None = None, **options) -> Geometry:
+        """As `GaussianModel.geometry`, in metres."""
+        return self.to_metres(images, self.da3.geometry(images, cameras, **options))[0]
+
+    def to_metres(
+        self, images: Tensor, geometry: Geometry, gaussians: Gaussians | None = None
+    ) -> tuple[Geometry, Gaussians | None]:
+        """What the any-view model made of `images` [B, V, 3, H, W], in metres; the factors [B] are `Geometry.scale`.
+
+        The depth of the sky is replaced; Gaussians there stay where the any-view model saw them. The factor is 1 where
+        there is nothing but sky (`geometry.metric.scale_note` says so).
         """
-        path, config = checkpoint.locate(source)
-        # Parameters are taken from the file, so none need be allocated or initialised before.
-        with torch.device("meta"):
-            model = cls(config)
-        checkpoint.load_into(model, path)
-        checkpoint.show_licence(config)
-        return model.eval()
+        geometry = in_metres(geometry, self.da3_metric(images), self.config.metric.canonical_focal)
+        if gaussians is None:
+            return geometry, None
+        scale = geometry.scale[:, None, None]
+        return geometry, replace(gaussians, means=gaussians.means * scale, scales=gaussians.scales * scale)
 
-    def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> None:
-        """Write config.json and model.safetensors (stored as `dtype`) into `folder`, each whole or not at all."""
-        checkpoint.save(self, self.config, Path(folder), dtype)
+
+KINDS: dict[type, type[Pretrained]] = {
+    NetworkConfig: GaussianModel,
+    NestedConfig: NestedModel,
+    MonocularConfig: MonocularModel,
+}

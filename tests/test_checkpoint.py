@@ -1,20 +1,19 @@
-"""Weights on disk: round trips, the published layout, and one clear line for whatever is wrong."""
+"""Weights on disk: names, kinds, round trips and the published layout."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import pickle
 import sys
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from geometry.presets import PRESETS
+from geometry.presets import PRESETS, CameraConfig
 from splat import checkpoint
 from splat.checkpoint import locate, show_licence
-from splat.model import GaussianModel
+from splat.model import GaussianModel, MonocularModel, NestedModel, from_pretrained
 from tests.tiny_networks import images, tiny_model
 
 
@@ -77,12 +76,95 @@ def test_names_without_prefix_and_repeated_norms_are_read(model, saved):
     assert loaded.head.scratch.output_conv2_aux[3][2].weight.equal(model.head.scratch.output_conv2_aux[0][2].weight)
 
 
-def test_published_configuration(tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps({"model_name": "da3-giant", "config": {"anything": 1}}))
-    assert locate(tmp_path)[1] is PRESETS["giant"]
-    (tmp_path / "config.json").write_text(json.dumps({"model_name": "da3nested-giant-large"}))
-    with pytest.raises(ValueError, match="'da3nested-giant-large' is not among nano, small"):
-        locate(tmp_path)
+@pytest.mark.parametrize("name", checkpoint.MODEL_NAMES)
+def test_published_configurations(tmp_path, name):
+    preset = PRESETS[checkpoint.MODEL_NAMES[name]]
+    for values in ({"model_name": name}, {"model_name": name, "config": {"net": {"anything": 1}}}):
+        (tmp_path / "config.json").write_text(json.dumps(values))
+        assert locate(tmp_path)[1] is preset
+    (tmp_path / "config.json").write_text(checkpoint.config_text(preset))
+    values = json.loads((tmp_path / "config.json").read_text())
+    assert values["model_name"] == name and "config" not in values
+    assert locate(tmp_path)[1] == preset
+
+
+def test_configurations_of_our_own_have_no_published_name(model):
+    assert "model_name" not in json.loads(checkpoint.config_text(model.config))
+    assert "model_name" not in json.loads(checkpoint.config_text(PRESETS["nano"]))
+    wider = dataclasses.replace(PRESETS["small"], camera=CameraConfig(depth=5))
+    assert "model_name" not in json.loads(checkpoint.config_text(wider))
+    tuned = dataclasses.replace(PRESETS["small"], licence="mine")
+    assert json.loads(checkpoint.config_text(tuned))["model_name"] == "da3-small"
+
+
+@pytest.mark.parametrize("kind", ["a", "m", "nested"])
+def test_the_official_class_reads_what_is_saved(kind, tmp_path, monkeypatch):
+    """It is a `PyTorchModelHubMixin` that holds its network as `model` and builds it by `model_name`, strictly here."""
+    hub = pytest.importorskip("huggingface_hub")
+    ours, others = tiny_model(kind), tiny_model(kind).requires_grad_(False)
+
+    class Official(torch.nn.Module, hub.PyTorchModelHubMixin):
+        def __init__(self, model_name: str = "da3-large", **kwargs):
+            super().__init__()
+            self.name, self.model = model_name, others
+
+    for parameter in others.parameters():
+        parameter.zero_()
+    monkeypatch.setitem(PRESETS, "large", dataclasses.replace(ours.config, name="large"))
+    ours.config = PRESETS["large"]
+    ours.save_pretrained(tmp_path)
+    official = Official.from_pretrained(tmp_path, strict=True)
+    assert official.name == "da3-large"
+    for (name, theirs), parameter in zip(official.model.state_dict().items(), ours.state_dict().values()):
+        assert theirs.equal(parameter), name
+
+
+@pytest.mark.parametrize("kind, cls", [("a", GaussianModel), ("m", MonocularModel), ("nested", NestedModel)])
+def test_every_kind_of_model(kind, cls, tmp_path, monkeypatch):
+    saved = tiny_model(kind)
+    saved.save_pretrained(tmp_path)
+    loaded = from_pretrained(tmp_path)
+    assert type(loaded) is cls and loaded.config == saved.config and not loaded.training
+    assert all(a.equal(b) for a, b in zip(loaded.state_dict().values(), saved.state_dict().values()))
+    assert type(cls.from_pretrained(tmp_path)) is cls
+    monkeypatch.setattr(checkpoint, "load_into", None)  # known before any weights are read
+    other = MonocularModel if cls is GaussianModel else GaussianModel
+    with pytest.raises(ValueError, match=rf"is a {cls.__name__} \(tiny\), not a {other.__name__}"):
+        other.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name, repository",
+    [
+        *((name, name) for name in checkpoint.REPOSITORIES),
+        ("depth-anything/DA3-LARGE", "DA3-LARGE"),
+        ("depth-anything/da3-giant-1.1", "DA3-GIANT-1.1"),
+        ("da3-small", "DA3-SMALL"),
+        ("da3nested-giant-large", "DA3NESTED-GIANT-LARGE"),
+        ("small", "DA3-SMALL"),
+        ("base", "DA3-BASE"),
+        ("large", "DA3-LARGE-1.1"),
+        ("giant", "DA3-GIANT-1.1"),
+        ("nested", "DA3NESTED-GIANT-LARGE-1.1"),
+        ("metric", "DA3METRIC-LARGE"),
+        ("mono", "DA3MONO-LARGE"),
+    ],
+)
+def test_names_of_published_weights(name, repository, monkeypatch, tmp_path):
+    monkeypatch.setattr(checkpoint, "_download", lambda repo, file: tmp_path / repo / file)
+    path, config = locate(name)
+    assert path == tmp_path / "depth-anything" / repository / "model.safetensors"
+    assert config is PRESETS[checkpoint.REPOSITORIES[repository]]
+
+
+def test_other_repositories_bring_their_configuration(monkeypatch, tmp_path, saved):
+    asked = []
+    monkeypatch.setattr(checkpoint, "_download", lambda repo, file: asked.append((repo, file)) or saved / file)
+    assert locate("some.one/da3-tuned-1.1")[0] == saved / "model.safetensors"
+    assert asked == [("some.one/da3-tuned-1.1", f) for f in ("model.safetensors", "config.json")]
+    for missing in ("weights/model.safetensors", "a/b/c", "../x", "nothing.pt"):
+        with pytest.raises(OSError, match="no such file or folder"):
+            locate(missing)
 
 
 def test_everything_that_does_not_fit_is_listed(saved):
@@ -100,61 +182,6 @@ def test_everything_that_does_not_fit_is_listed(saved):
     assert "1 unexpected (extra)" in message
     assert "1 misshapen (cam_dec.fc_t.bias (4,) instead of (3,))" in message
     assert "\n" not in message
-
-
-def test_other_stored_types(saved):
-    path = saved / "model.safetensors"
-    tensors = load_file(path)
-    tensors["model.cam_dec.fc_t.bias"] = torch.zeros(3, dtype=torch.int64)
-    save_file(tensors, path)
-    with pytest.raises(ValueError, match=r"cam_dec.fc_t.bias is stored as torch.int64"):
-        GaussianModel.from_pretrained(saved)
-
-
-@pytest.mark.parametrize(
-    "content, message",
-    [
-        (pickle.dumps({"a": 1}), "a pickle"),
-        (b"PK\x03\x04 and so on, as torch.save writes it", "a pickle"),
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "Git LFS pointer"),
-        (b"", "not a .safetensors file"),
-        (b"<html>404</html>", "not a .safetensors file"),
-        (b"\xff\xff\xff\xff\xff\xff\xff\x00{}", "damaged or cut off"),
-    ],
-)
-def test_files_that_are_something_else(saved, content, message):
-    (saved / "model.safetensors").write_bytes(content)
-    with pytest.raises(OSError, match=message) as error:
-        GaussianModel.from_pretrained(saved)
-    assert "\n" not in str(error.value) and str(saved) in str(error.value)
-
-
-def test_a_file_cut_off(saved):
-    path = saved / "model.safetensors"
-    path.write_bytes(path.read_bytes()[:-1000])
-    with pytest.raises(OSError, match="damaged or cut off"):
-        GaussianModel.from_pretrained(saved)
-
-
-def test_pickles_are_refused_by_name(saved):
-    path = saved / "weights.pt"
-    path.write_bytes((saved / "model.safetensors").read_bytes())
-    with pytest.raises(OSError, match="only .safetensors files are loaded"):
-        GaussianModel.from_pretrained(path)
-
-
-def test_wrong_configurations(saved):
-    config = saved / "config.json"
-    values = json.loads(config.read_text())
-    config.write_text(json.dumps(values | {"colour": 1}))
-    with pytest.raises(ValueError, match=r"config.json: config has the unknown key 'colour'"):
-        GaussianModel.from_pretrained(saved)
-    config.write_text("{")
-    with pytest.raises(OSError, match="not valid JSON"):
-        GaussianModel.from_pretrained(saved)
-    config.unlink()
-    with pytest.raises(OSError, match="config.json: missing"):
-        GaussianModel.from_pretrained(saved)
 
 
 def test_unknown_names():
@@ -209,9 +236,10 @@ def test_a_failed_save_leaves_the_old_files(model, saved, monkeypatch):
 def test_licence_is_shown_once_and_kept(capsys, model, tmp_path):
     show_licence.cache_clear()
     for _ in range(2):
-        show_licence(PRESETS["giant"])
-        show_licence(PRESETS["small"])
-    assert capsys.readouterr().err == "Weights of 'giant': CC BY-NC 4.0, non-commercial use only.\n"
+        for name in ("giant", "large", "nested", "small"):
+            show_licence(PRESETS[name])
+    lines = [f"Weights of '{name}': CC BY-NC 4.0, non-commercial use only." for name in ("giant", "large", "nested")]
+    assert capsys.readouterr().err.splitlines() == [*lines, "Weights of 'small': Apache-2.0."]
     tuned = tiny_model("a", licence=PRESETS["giant"].licence)
     tuned.save_pretrained(tmp_path)
     loaded = GaussianModel.from_pretrained(tmp_path)
@@ -240,7 +268,7 @@ def test_eight_bit_tensors_need_their_scale(model, tmp_path):
     tensors = load_file(path)
     name = next(n for n in tensors if n.endswith(".scale")).removesuffix(".scale")
     save_file({**tensors, name + ".scale": torch.ones(3, 1)}, path)
-    with pytest.raises(ValueError, match="8-bit tensor and its scale do not fit"):
+    with pytest.raises(ValueError, match=r"the 8-bit tensor .* and its scale \(3, 1\) do not fit"):
         GaussianModel.from_pretrained(path.parent)
     save_file({n: t for n, t in tensors.items() if n != name + ".scale"}, path)
     with pytest.raises(ValueError, match="stored as torch.int8"):

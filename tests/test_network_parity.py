@@ -12,7 +12,7 @@ from geometry.camera_heads import decode_cameras, encode_cameras, normalize_came
 from geometry.reference_view import choose_reference, front_orders, reorder
 from geometry.rotations import matrices_from_quats, quats_from_matrices
 from geometry.tables import uv_encoding
-from tests.tiny_networks import DATA, cameras_of, golden, images, make_norms_visible, tiny_model
+from tests.tiny_networks import DATA, KINDS_DATA, cameras_of, golden, images, make_norms_visible, samples, tiny_model
 
 CASES = (
     "net_a_v1 net_a_v2 net_a_v4 net_a_v4_middle net_a_v1_posed net_a_v2_posed net_a_v4_posed net_b_v1 net_b_v4 "
@@ -69,8 +69,7 @@ def test_samples_of_the_official_network(case, lite):
         key = f"{case}/{name}"
         if key not in lite.files:
             continue
-        flat, want = value.reshape(-1), lite[key]
-        got = flat[(np.arange(len(want)) * len(flat)) // len(want)]
+        got, want = samples(value), lite[key]
         if name.endswith("rotations"):  # q and -q are one rotation
             got, want = np.abs(got), np.abs(want)
         np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-4, err_msg=key)
@@ -86,6 +85,28 @@ def test_all_values_of_the_official_network(case, lite):
             assert np.abs((value * figures[name]).sum(-1)).min() > 1 - 1e-5
         else:
             np.testing.assert_allclose(value, figures[name], rtol=1e-5, atol=1e-4, err_msg=name)
+
+
+def test_exported_layers():
+    """Upstream leaves those behind the choice of a reference view in its order; ours are in the caller's."""
+    few, model = np.load(KINDS_DATA), model_of("net_a_v4")
+    views, height, width = few["net_a_v4/size"]
+    inputs = images(views, (height, width))
+    layers = model.encode(inputs, export_layers=(2, 6)).layers
+    # The choice is made at block 3, on what block 2 gave.
+    blocks = model.backbone.pretrained.blocks
+    tokens = []
+    handle = blocks[2].register_forward_hook(lambda module, inputs, out: tokens.append(out[None, :, 0]))
+    model.encode(inputs)
+    handle.remove()
+    order, _ = front_orders(choose_reference(tokens[0], "saddle_balanced"), views)
+    assert order.tolist() != [[0, 1, 2, 3]]
+    values = {"feat_layer_2": layers[2], "feat_layer_6": reorder(layers[6], order)}
+    for name, value in values.items():
+        np.testing.assert_allclose(samples(value), few[f"net_a_v4/out.aux.{name}"], rtol=1e-5, atol=1e-4)
+    figures = golden("net_a_v4")
+    for name, value in values.items():
+        np.testing.assert_allclose(value, figures[f"out.aux.{name}"], rtol=1e-5, atol=1e-4)
 
 
 def test_pose_encoding(lite):

@@ -12,31 +12,52 @@ import pytest
 import torch
 
 from geometry.cameras import Cameras
-from geometry.presets import BackboneConfig, GaussianHeadConfig, HeadConfig, NetworkConfig
+from geometry.presets import (
+    BackboneConfig,
+    GaussianHeadConfig,
+    HeadConfig,
+    ModelConfig,
+    MonocularConfig,
+    NestedConfig,
+    NetworkConfig,
+)
 from splat.checkpoint import shared_names
-from splat.model import GaussianModel
+from splat.model import KINDS, GaussianModel, MonocularModel, NestedModel
 
 DATA = Path(__file__).parent / "data" / "da3_lite.npz"
+KINDS_DATA = Path(__file__).parent / "data" / "da3_kinds_lite.npz"  # the same of monocular and nested networks
 SHARED = Path(os.environ.get("RAYSPLAT_SHARED", Path(__file__).parents[1] / ".." / "shared"))
 WIDTHS = {"features": 32, "out_channels": (16, 32, 48, 64)}
 
 
-def tiny_config(kind: str, **changes) -> NetworkConfig:
-    """`a`: like small, with a Gaussian head; `b`: like giant, the attention across views starting at an odd block."""
+def tiny_config(kind: str, **changes) -> ModelConfig:
+    """`a`: like small, with a Gaussian head; `b`: like giant, the attention across views starting at an odd block.
+
+    `m`: monocular; `nested`: `a` with `m` beside it.
+    """
+    parts = {"name": "tiny", "licence": "none"}
+    if kind == "m":
+        backbone = BackboneConfig(dim=64, depth=6, heads=4, out_layers=(1, 2, 4, 5), alt_start=None)
+        parts |= {"backbone": backbone, "head": HeadConfig(**WIDTHS, ray_levels=0), "canonical_focal": 300.0}
+        return MonocularConfig(**(parts | changes))
+    if kind == "nested":
+        return NestedConfig(**(parts | {"anyview": tiny_config("a"), "metric": tiny_config("m")} | changes))
     if kind == "a":
         backbone = BackboneConfig(dim=64, depth=8, heads=4, out_layers=(3, 5, 6, 7), alt_start=4)
     else:
         backbone = BackboneConfig(dim=96, depth=8, heads=4, out_layers=(3, 4, 5, 7), alt_start=3, ffn="swiglu")
-    parts = {"backbone": backbone, "head": HeadConfig(**WIDTHS), "gs": GaussianHeadConfig(**WIDTHS)}
-    return NetworkConfig(**({"name": "tiny", "licence": "none"} | parts | changes))
+    parts |= {"backbone": backbone, "head": HeadConfig(**WIDTHS), "gs": GaussianHeadConfig(**WIDTHS)}
+    return NetworkConfig(**(parts | changes))
 
 
-def tiny_model(kind: str, **changes) -> GaussianModel:
-    model = GaussianModel(tiny_config(kind, **changes)).eval().requires_grad_(False)
+def tiny_model(kind: str, **changes) -> GaussianModel | MonocularModel | NestedModel:
+    config = tiny_config(kind, **changes)
+    model = KINDS[type(config)](config).eval().requires_grad_(False)
     shared = shared_names(model)
     for name, parameter in model.named_parameters():
         assert name not in shared
-        parameter.copy_(torch.from_numpy(recipe(name, tuple(parameter.shape))))
+        key = name.removeprefix("da3.").removeprefix("da3_metric.")
+        parameter.copy_(torch.from_numpy(recipe(key, tuple(parameter.shape))))
     return model
 
 
@@ -87,6 +108,13 @@ def random_rotations(*shape: int, seed: int = 0) -> torch.Tensor:
     q, r = torch.linalg.qr(torch.randn(*shape, 3, 3, generator=generator, dtype=torch.float64))
     q = q * r.diagonal(dim1=-2, dim2=-1).sign()[..., None, :]
     return q * torch.linalg.det(q)[..., None, None]
+
+
+def samples(values: np.ndarray) -> np.ndarray:
+    """The up to 256 values that the small figures keep of an array."""
+    flat = np.asarray(values).reshape(-1)
+    count = min(256, flat.size)
+    return flat[(np.arange(count) * flat.size) // count]
 
 
 def golden(name: str):

@@ -1,0 +1,117 @@
+"""Number formats: which part runs in which, and that nothing is left changed."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from geometry.precision import default_precision, precision, store_bfloat16
+from tests.test_network import SIZE, some_cameras
+from tests.tiny_networks import images, tiny_model
+
+
+def flags() -> tuple:
+    return torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32, torch.is_autocast_enabled("cpu")
+
+
+@pytest.fixture(autouse=True)
+def flags_are_put_back():
+    before = flags()
+    yield
+    assert flags() == before
+
+
+def formats(model, run) -> dict[str, torch.dtype]:
+    """Formats in which parts of the any-view model answer."""
+    seen = {}
+    parts = {
+        "backbone": model.backbone.pretrained.blocks[-1].mlp,
+        "head": model.head.scratch.output_conv1,
+        "gs": model.gs_head.scratch.output_conv1,
+        "camera": model.cam_dec,
+        "given": model.cam_enc,
+    }
+    hooks = [p.register_forward_hook(lambda m, i, out, n=n: seen.update({n: out.dtype})) for n, p in parts.items()]
+    with run:
+        geometry, gaussians = model(images(2, SIZE), some_cameras(2))
+    for hook in hooks:
+        hook.remove()
+    assert geometry.depth.dtype == geometry.cameras.w2c.dtype == gaussians.means.dtype == torch.float32
+    return seen
+
+
+FLOAT, BRAIN = torch.float32, torch.bfloat16
+
+
+@pytest.mark.parametrize("trained", ["float32", "autocast"])
+def test_which_part_runs_in_which_format(trained):
+    model = tiny_model("a", precision=trained)
+    heads = BRAIN if trained == "autocast" else FLOAT
+    cameras = {"camera": FLOAT, "given": FLOAT}
+    dense = {"backbone": BRAIN, "head": BRAIN, "gs": BRAIN} | cameras
+    assert formats(model, precision("float32", "cpu")) == dict.fromkeys(dense, FLOAT)
+    assert formats(model, precision("bfloat16", "cpu")) == dense
+    own = torch.autocast("cpu", dtype=torch.bfloat16)
+    assert formats(model, own) == dense | {"head": heads, "gs": heads}
+
+
+def test_float32_wins_over_an_autocast_around_it():
+    model, inputs = tiny_model("a"), images(2, SIZE)
+    exact = model.geometry(inputs).depth
+    with torch.autocast("cpu", dtype=torch.bfloat16), precision("float32", "cpu"):
+        assert model.geometry(inputs).depth.equal(exact)
+
+
+def test_bfloat16_is_near():
+    for kind in ("a", "m"):
+        model, inputs = tiny_model(kind), images(2, SIZE)
+        run = model.geometry if kind == "a" else model
+        exact = run(inputs).depth
+        with precision("bfloat16", "cpu"):
+            near = run(inputs).depth
+        assert near.dtype == torch.float32 and not near.equal(exact)
+        assert (near / exact).log().abs().mean() < 0.05
+
+
+def test_tf32_is_off_inside_and_back_after():
+    torch.set_float32_matmul_precision("high")
+    torch.backends.cudnn.allow_tf32 = True
+    try:
+        for mode in ("float32", "bfloat16"):
+            with pytest.raises(ZeroDivisionError), precision(mode, "cpu"):
+                assert flags()[:2] == ("highest", False)
+                1 / 0  # noqa: B018
+            assert flags()[:2] == ("high", True)
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
+def test_modes_nest():
+    model = tiny_model("a")
+    with precision("bfloat16", "cpu"):
+        assert set(formats(model, precision("float32", "cpu")).values()) == {FLOAT}
+        assert torch.is_autocast_enabled("cpu")
+
+
+def test_unknown_modes_and_defaults():
+    with (
+        pytest.raises(ValueError, match="precision must be one of float32, bfloat16, got 'tf32'"),
+        precision("tf32", "cpu"),
+    ):
+        pass
+    assert default_precision("cpu") == "float32" and default_precision(torch.device("cuda", 1)) == "bfloat16"
+
+
+@pytest.mark.parametrize("kind", ["a", "b", "nested"])
+def test_weights_stored_in_bfloat16_give_the_same(kind):
+    model, inputs = tiny_model(kind), images(2, SIZE)
+    before = sum(p.numel() * p.element_size() for p in model.parameters())
+    with precision("bfloat16", "cpu"):
+        geometry, gaussians = model(inputs, rays=True)
+        store_bfloat16(model)
+        again, splats = model(inputs, rays=True)
+    for name in ("depth", "confidence", "rays"):
+        assert getattr(again, name).equal(getattr(geometry, name)), name
+    assert again.cameras.w2c.equal(geometry.cameras.w2c) and splats.means.equal(gaussians.means)
+    after = sum(p.numel() * p.element_size() for p in model.parameters())
+    assert after < 0.85 * before
