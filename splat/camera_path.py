@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from geometry.alignment import nearest_rotation
 from geometry.cameras import Cameras, invert_rigid
 from geometry.rotations import matrices_from_quats, quats_from_matrices
 
@@ -32,7 +33,7 @@ def orbit(cameras: Cameras, focus: float, frames: int = 120) -> Cameras:
     rotations, centers, K = _walk(c2w[order], K[order], focus, frames)
     rotations, centers, K = (_smooth(x, _SMOOTHING * frames / len(order)) for x in (rotations, centers, K))
     sway = focus * (_SWAY_OF_ONE_VIEW if len(order) == 1 else _SWAY)
-    c2w = _sway(_nearest_rotation(rotations), centers, focus, sway)
+    c2w = _sway(nearest_rotation(rotations), centers, focus, sway)
     return Cameras(invert_rigid(c2w).to(cameras.w2c), K.to(cameras.K), cameras.size)
 
 
@@ -103,14 +104,6 @@ def _smooth(values: Tensor, sigma: float) -> Tensor:
     frequency = torch.fft.rfftfreq(len(values), dtype=torch.float64).reshape(-1, *[1] * (values.ndim - 1))
     response = torch.exp(-2 * (torch.pi * sigma * frequency) ** 2)
     return torch.fft.irfft(torch.fft.rfft(values, dim=0) * response, n=len(values), dim=0)
-
-
-def _nearest_rotation(matrices: Tensor) -> Tensor:
-    """The rotations closest to averages of rotations [..., 3, 3]."""
-    u, _, vt = torch.linalg.svd(matrices)
-    flip = torch.ones_like(matrices[..., 0])
-    flip[..., 2] = torch.linalg.det(u @ vt)
-    return (u * flip[..., None, :]) @ vt
 
 
 def _sway(rotations: Tensor, centers: Tensor, focus: float, radius: float) -> Tensor:
