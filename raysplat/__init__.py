@@ -17,7 +17,7 @@ _HOME = {
     "Gaussians": "splat.gaussians",
     "GaussianModel": "splat.model",
     "Reconstruction": "splat.reconstruct",
-    "reconstruct": "raysplat.pipeline",
+    "reconstruct": "splat.pipeline",
     "render": "splat.render",
     "read_ply": "splat.ply",
     "write_ply": "splat.ply",

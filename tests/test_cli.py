@@ -15,7 +15,7 @@ from PIL import Image
 import raysplat
 from geometry.cameras import Cameras
 from raysplat.cli import COMMANDS, main
-from raysplat.pipeline import choose_views, reconstruct
+from splat.pipeline import choose_views, reconstruct
 from splat.cameras_json import write_cameras
 from splat.gaussians import Gaussians
 from splat.model import GaussianModel

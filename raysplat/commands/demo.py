@@ -29,7 +29,7 @@ def run(options: Options) -> int:
     check_target(options.out, FILES)
     from geometry.scene import open_scene, views
     from geometry.synthetic import write_sample
-    from raysplat.pipeline import reconstruct
+    from splat.pipeline import reconstruct
     from splat.outputs import psnr, render_views, save
 
     with tempfile.TemporaryDirectory() as folder:

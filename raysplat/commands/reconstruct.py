@@ -34,7 +34,7 @@ class Options:
 
 def run(options: Options) -> int:
     """Reconstruct and save; the lines that say what happens go to stderr, the folder of the results to stdout."""
-    from raysplat.pipeline import reconstruct
+    from splat.pipeline import reconstruct
     from splat.atomic import check_target
     from splat.outputs import FILES, save
 

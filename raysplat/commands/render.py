@@ -39,7 +39,7 @@ def run(options: Options) -> int:
 
     from geometry.cameras import resize
     from geometry.images import fit_size, to_uint8
-    from raysplat.pipeline import pick_device
+    from splat.pipeline import pick_device
     from splat.atomic import whole_folder
     from splat.cameras_json import read_cameras
     from splat.outputs import FPS, file_names, orbit_frames, render_views
