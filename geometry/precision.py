@@ -41,17 +41,30 @@ def precision(mode: Precision, device: torch.device | str) -> Iterator[None]:
     """
     if mode not in PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {mode!r}")
-    matrices, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     token = _mode.set(mode)
-    torch.set_float32_matmul_precision("highest")
-    torch.backends.cudnn.allow_tf32 = False
     try:
-        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=mode == "bfloat16"):
+        with _no_tf32(), torch.autocast(torch.device(device).type, torch.bfloat16, enabled=mode == "bfloat16"):
             yield
     finally:
-        torch.set_float32_matmul_precision(matrices)
-        torch.backends.cudnn.allow_tf32 = convolutions
         _mode.reset(token)
+
+
+@contextmanager
+def _no_tf32() -> Iterator[None]:
+    matrices, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn.conv
+    before = matrices.fp32_precision, convolutions.fp32_precision
+    # PyTorch has an older and a newer setting for matrices, and raises when the older is read after the newer was set.
+    try:
+        older = torch.get_float32_matmul_precision()
+    except RuntimeError:
+        older = "highest"
+    torch.set_float32_matmul_precision("highest")
+    convolutions.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(older)
+        matrices.fp32_precision, convolutions.fp32_precision = before
 
 
 def in_float32(like: Tensor) -> AbstractContextManager:

@@ -10,8 +10,10 @@ from tests.test_network import SIZE, some_cameras
 from tests.tiny_networks import images, tiny_model
 
 
-def flags() -> tuple:
-    return torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32, torch.is_autocast_enabled("cpu")
+def flags() -> tuple[str, str, bool]:
+    """How float32 products of matrices and convolutions are rounded on CUDA, and whether autocast is on."""
+    places = torch.backends.cuda.matmul, torch.backends.cudnn.conv
+    return *(place.fp32_precision for place in places), torch.is_autocast_enabled("cpu")
 
 
 @pytest.fixture(autouse=True)
@@ -73,17 +75,29 @@ def test_bfloat16_is_near():
         assert (near / exact).log().abs().mean() < 0.05
 
 
-def test_tf32_is_off_inside_and_back_after():
-    torch.set_float32_matmul_precision("high")
-    torch.backends.cudnn.allow_tf32 = True
+def older(value: str):
+    torch.set_float32_matmul_precision(value)
+
+
+def newer(value: str):
+    torch.backends.cuda.matmul.fp32_precision = torch.backends.cudnn.conv.fp32_precision = value
+
+
+@pytest.mark.parametrize("allow", [lambda: None, lambda: older("high"), lambda: older("medium"), lambda: newer("tf32")])
+@pytest.mark.parametrize("mode", ["float32", "bfloat16"])
+def test_tf32_is_off_inside_and_back_after(mode, allow):
     try:
-        for mode in ("float32", "bfloat16"):
-            with pytest.raises(ZeroDivisionError), precision(mode, "cpu"):
-                assert flags()[:2] == ("highest", False)
-                1 / 0  # noqa: B018
-            assert flags()[:2] == ("high", True)
+        allow()
+        before = flags()
+        with pytest.raises(ZeroDivisionError), precision(mode, "cpu"):
+            assert flags()[:2] == ("ieee", "ieee")
+            assert torch.get_float32_matmul_precision() == "highest" and not torch.backends.cuda.matmul.allow_tf32
+            1 / 0  # noqa: B018
+        assert flags() == before
     finally:
         torch.set_float32_matmul_precision("highest")
+        newer("none")
+        torch.backends.cudnn.conv.fp32_precision = "tf32"
 
 
 def test_modes_nest():
