@@ -107,7 +107,10 @@ def wander(cameras: Cameras, frames: int = 120, shift: float = 48.0) -> Cameras:
 
 
 def dolly_zoom(cameras: Cameras, frames: int = 120, distance: float = 0.1, focus: float = 10.0) -> Cameras:
-    """The first view drawn back by `distance` and returned, zoomed so that things at depth `focus` keep their size."""
+    """The first view drawn back by `distance` and returned, its focal lengths shrinking by focus / (focus + back).
+
+    That is what was published; to keep the size of things at depth `focus` they would have to grow.
+    """
     back = distance * (1 - torch.cos(math.pi * torch.linspace(0, 2, frames, dtype=torch.float64))) / 2
     path = _about_first(cameras, F.pad(-back[:, None], (2, 0)))
     K = path.K.clone()
@@ -177,34 +180,37 @@ def _between(cameras: Cameras, t: Tensor, offset: Tensor | None = None) -> Camer
 def pivot(start: Tensor, end: Tensor, t: Tensor) -> Tensor:
     """Camera-to-world [G, T, 4, 4] at fractions `t` [T] of the way from `start` to `end`, both [G, 4, 4].
 
-    A camera is described by where it sees the focus, the point nearest to both view axes, and by two angles: how far
-    it has turned in the plane of the axes, and its roll. These change evenly. Axes in parallel have the middle between
-    the centres for a focus.
+    A camera is described by its angles in a frame on the plane of both view axes (yaw in that plane, roll, and a pitch
+    that only nearly parallel axes have), and by where it then sees the focus, the point nearest to both axes. These
+    change evenly. Parallel axes have the middle between the centres for a focus.
     """
-    look = torch.stack([start[:, :3, 2], end[:, :3, 2]], 1)
-    center = torch.stack([start[:, :3, 3], end[:, :3, 3]], 1)
-    focus = _focus(center, look)
-    frame = _plane(look[:, 0], look[:, 1])
-    normal = frame[:, None, :, 1].expand(-1, 2, -1)
-    turned = frame[:, None].transpose(-1, -2) @ torch.stack([start[:, :3, :3], end[:, :3, :3]], 1)
-    angles = torch.stack(
-        [torch.atan2(turned[..., 0, 2], turned[..., 2, 2]), torch.atan2(turned[..., 1, 0], turned[..., 1, 1])], -1
-    )
-    seen = ((focus[:, None] - center)[..., None, :] @ _axes(normal, look))[..., 0, :]
+    ends = torch.stack([start, end], 1)
+    rotation, center, look = ends[..., :3, :3], ends[..., :3, 3], ends[..., :3, 2]
+    focus, frame = _focus(center, look)[:, None], _plane(look[:, 0], look[:, 1])[:, None]
+    local = frame.transpose(-1, -2) @ rotation
+    yaw = torch.atan2(local[..., 0, 2], local[..., 2, 2])
+    pitch = -torch.asin(local[..., 1, 2].clamp(-1, 1))
+    roll = torch.atan2(local[..., 1, 0], local[..., 1, 1])
+    seen = (frame @ _turn(yaw, 1)).transpose(-1, -2) @ (focus - center)[..., None]
 
+    angles = torch.stack([yaw, pitch, roll], -1)
     way = torch.remainder(angles[:, 1] - angles[:, 0] + math.pi, 2 * math.pi) - math.pi
-    yaw, roll = (angles[:, :1] + t[:, None] * way[:, None]).unbind(-1)
-    seen = torch.lerp(seen[:, :1], seen[:, 1:], t[:, None])
-    zero, one = torch.zeros_like(yaw), torch.ones_like(yaw)
-    about_y = [[yaw.cos(), zero, yaw.sin()], [zero, one, zero], [-yaw.sin(), zero, yaw.cos()]]
-    about_z = [[roll.cos(), -roll.sin(), zero], [roll.sin(), roll.cos(), zero], [zero, zero, one]]
-    about_y, about_z = (torch.stack([torch.stack(row, -1) for row in m], -2) for m in (about_y, about_z))
-    rotation = frame[:, None] @ about_y @ about_z
-    axes = _axes(frame[:, None, :, 1].expand_as(rotation[..., 2]), rotation[..., 2])
+    yaw, pitch, roll = (angles[:, :1] + t[:, None] * way[:, None]).unbind(-1)
+    level = frame @ _turn(yaw, 1)
     c2w = torch.eye(4).to(start).repeat(*yaw.shape, 1, 1)
-    c2w[..., :3, :3] = rotation
-    c2w[..., :3, 3] = focus[:, None] - (axes @ seen[..., None])[..., 0]
+    c2w[..., :3, :3] = level @ _turn(pitch, 0) @ _turn(roll, 2)
+    c2w[..., :3, 3] = focus - (level @ torch.lerp(seen[:, :1], seen[:, 1:], t[:, None, None]))[..., 0]
     return c2w
+
+
+def _turn(angle: Tensor, axis: int) -> Tensor:
+    """Rotations [..., 3, 3] by angles [...] about a coordinate axis."""
+    a, b = (axis + 1) % 3, (axis + 2) % 3
+    matrix = torch.eye(3).to(angle).repeat(*angle.shape, 1, 1)
+    matrix[..., a, a] = matrix[..., b, b] = angle.cos()
+    matrix[..., b, a] = angle.sin()
+    matrix[..., a, b] = -angle.sin()
+    return matrix
 
 
 def _focus(center: Tensor, look: Tensor) -> Tensor:
@@ -224,9 +230,5 @@ def _plane(a: Tensor, b: Tensor) -> Tensor:
     """Frames [G, 3, 3] whose z is `a` and whose y stands on the plane of unit vectors `a` and `b` [G, 3]."""
     for axis in (2, 1):
         b = torch.where(_parallel(a, b)[:, None], torch.eye(3).to(a)[axis], b)
-    return _axes(F.normalize(torch.linalg.cross(a, b), dim=-1), a)
-
-
-def _axes(y: Tensor, z: Tensor) -> Tensor:
-    """Frames [..., 3, 3] with the columns y x z, y, z, of unit y and z at right angles."""
-    return torch.stack([torch.linalg.cross(y, z), y, z], -1)
+    y = F.normalize(torch.linalg.cross(a, b), dim=-1)
+    return torch.stack([torch.linalg.cross(y, a), y, a], -1)
