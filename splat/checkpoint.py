@@ -104,7 +104,7 @@ def read_config(path: Path) -> ModelConfig:
     try:
         if isinstance(values, dict) and "model_name" in values:
             name = values.pop("model_name")
-            if "name" not in values:  # else ours follows, for which the published code has no use
+            if "kind" not in values:  # else ours follows, for which the published code has no use
                 if name not in list(MODEL_NAMES):
                     raise ValueError(f"model_name {_short(str(name))!r} is not among {', '.join(MODEL_NAMES)}")
                 return PRESETS[MODEL_NAMES[name]]
@@ -116,10 +116,9 @@ def read_config(path: Path) -> ModelConfig:
 def config_text(config: ModelConfig) -> str:
     """The JSON of a configuration; with the published name in front, where the network is a published one."""
     values = dataclasses.asdict(config)
-    preset = PRESETS.get(config.name)
-    if preset is not None and dataclasses.replace(config, licence=preset.licence) == preset:
-        names = {preset: name for name, preset in MODEL_NAMES.items()}
-        values = {"model_name": names[config.name]} | values if config.name in names else values
+    for name, preset in MODEL_NAMES.items():
+        if config == dataclasses.replace(PRESETS[preset], licence=config.licence):
+            values = {"model_name": name} | values
     return json.dumps(values, indent=2) + "\n"
 
 

@@ -79,7 +79,7 @@ def test_names_without_prefix_and_repeated_norms_are_read(model, saved):
 @pytest.mark.parametrize("name", checkpoint.MODEL_NAMES)
 def test_published_configurations(tmp_path, name):
     preset = PRESETS[checkpoint.MODEL_NAMES[name]]
-    for values in ({"model_name": name}, {"model_name": name, "config": {"net": {"anything": 1}}}):
+    for values in ({"model_name": name}, {"model_name": name, "name": "x", "config": {"net": {"anything": 1}}}):
         (tmp_path / "config.json").write_text(json.dumps(values))
         assert locate(tmp_path)[1] is preset
     (tmp_path / "config.json").write_text(checkpoint.config_text(preset))
