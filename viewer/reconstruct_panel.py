@@ -1,0 +1,90 @@
+"""Photos or a video from the browser to a scene: uploads, a few choices, a place in the queue, progress."""
+
+from __future__ import annotations
+
+from geometry.presets import PRESETS
+from viewer.guard import limit_uploads
+from viewer.jobs import Job, Request
+from viewer.session import Session
+from viewer.uploads import MEGABYTE, MOST_BYTES, MOST_FILES, Inbox
+
+WEIGHTS = tuple(dict.fromkeys(("nano", *PRESETS)))
+SIZES = ("252", "336", "504")
+_LINES_SHOWN = 4
+
+# viser's upload button takes one file. This area hands each file that is dropped or chosen to the button's own input.
+_DROP_AREA = """
+<label style="display:block;margin:0 .8em .6em;padding:1.1em;border:2px dashed #9ab;border-radius:6px;
+  text-align:center;font-size:.85em;color:#567;cursor:pointer"
+  ondragover="event.preventDefault()"
+  ondrop="event.preventDefault();this.control.files=event.dataTransfer.files;
+    this.control.dispatchEvent(new Event('change'))">
+  Drop photos or a video here, or click to choose
+  <input type="file" multiple accept="image/*,video/*" style="display:none" id="raysplat-photos" onchange="
+    const button=[...document.querySelectorAll('input[id^=file_upload_]')].at(-1);
+    for (const file of this.files) {
+      const one=new DataTransfer(); one.items.add(file); button.files=one.files;
+      button.dispatchEvent(new Event('change',{bubbles:true}));
+    }
+    event.stopPropagation(); this.value=''">
+</label>
+"""
+
+
+def add_reconstruct_panel(session: Session) -> Inbox:
+    """Build the panel; returns the tab's uploads, which are to be closed with the tab."""
+    gui, action, app = session.client.gui, session.action, session.app
+    inbox = Inbox()
+    gui.add_html(_DROP_AREA)
+    # One at a time, for browsers in which the area does not work.
+    gui.add_upload_button("Add one file", mime_type="image/*,video/*")
+    uploaded = gui.add_markdown("")
+    clear = gui.add_button("Remove the uploads", disabled=True)
+    weights = gui.add_dropdown("weights", WEIGHTS, initial_value="nano", hint="others are downloaded on first use")
+    views = gui.add_slider("views", 0, 24, 1, 0, hint="how many photos the network sees; 0: all, at most 12")
+    size = gui.add_dropdown("size", SIZES, initial_value="252", hint="long side that the network sees; more is slower")
+    start = gui.add_button("Reconstruct", color="blue", disabled=True)
+    progress = gui.add_progress_bar(100.0, animated=True, visible=False)
+    status = gui.add_markdown("")
+    cancel = gui.add_button("Cancel", visible=False)
+
+    def show_uploads() -> None:
+        files = inbox.files
+        names = ", ".join(label for _, label in files[:3]) + (", ..." if len(files) > 3 else "")
+        limit = f"At most {MOST_FILES} photos or one video, {MOST_BYTES // MEGABYTE} MB in all."
+        uploaded.content = f"`{len(files)}` uploaded: `{names}`" if files else limit
+        start.disabled = clear.disabled = not files
+
+    def reconstruct(_event) -> None:
+        if weights.value not in WEIGHTS or size.value not in SIZES:
+            raise ValueError("choose weights and size from the lists")
+        source, count = inbox.source, min(max(int(views.value), 0), 64)
+        name = f"reconstruction {app.next_number()}"
+        upload = inbox.release()
+        session.requested.add(name)
+        request = Request(source, name, weights.value, count or None, int(size.value), app.job_device)
+        app.submit(request, upload)
+        show_uploads()
+
+    def job_changed(job: Job) -> None:
+        last = "  \n".join(f"`{line}`" for line in job.lines[-_LINES_SHOWN:])
+        waits = app.jobs.ahead(job)
+        head = f"**{job.request.name}**: {job.status.split(': ')[0] if job.lines and not job.finished else job.status}"
+        status.content = "  \n".join([head + (f", {waits} before it" if waits else ""), last])
+        progress.visible = cancel.visible = not job.finished
+        if job.state == "failed" and job.request.name in session.requested:
+            session.complain(job.error)
+
+    def cancel_job(_event) -> None:
+        if app.current is not None:
+            app.jobs.cancel(app.current)
+
+    limit_uploads(session.client, inbox, lambda _label: show_uploads(), session.complain)
+    clear.on_click(action(lambda _: (inbox.clear(), show_uploads())))
+    start.on_click(action(reconstruct))
+    cancel.on_click(action(cancel_job))
+    session.on_job.append(job_changed)
+    show_uploads()
+    if app.current is not None:
+        job_changed(app.current)
+    return inbox

@@ -1,0 +1,124 @@
+"""The server: one page, any number of tabs, until Ctrl-C."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from viewer.app import App
+from viewer.cameras_panel import add_cameras_panel
+from viewer.compare_panel import add_compare_panel
+from viewer.guard import harden, is_loopback
+from viewer.jobs import Reconstructor
+from viewer.opening import open_thing
+from viewer.path_panel import add_path_panel
+from viewer.reconstruct_panel import add_reconstruct_panel
+from viewer.session import Session
+from viewer.training_panel import add_training_panel
+from viewer.view_panel import add_look_panel, add_save_panel, add_scene_panel
+
+MOST_SPLATS = 500_000
+
+
+def serve(
+    things: Sequence[str | Path],
+    *,
+    reconstruct: Reconstructor | None = None,
+    host: str = "127.0.0.1",
+    port: int = 8080,
+    device: str = "auto",
+    most_splats: int = MOST_SPLATS,
+) -> int:
+    """Show `things` (see `viewer.opening.open_thing`) in a page until Ctrl-C or SIGTERM; returns 0 then.
+
+    The first thing is shown, the others can be chosen and compared; without any the page offers to upload photos.
+    `reconstruct` makes scenes of photos. Raises OSError or ValueError, before anything is served, when a thing cannot
+    be opened or the port is taken, ImportError when viser is missing.
+    """
+    opened = [open_thing(thing) for thing in things]
+    app = App(most_splats, device, reconstruct)
+    try:
+        server = start(app, host, port)
+        try:
+            for thing in reversed(opened):
+                app.add(thing)
+            _wait()
+        finally:
+            server.stop()
+    finally:
+        app.close()
+    print("viewer: stopped", file=sys.stderr)
+    return 0
+
+
+def start(app: App, host: str, port: int):
+    """Open the port and build a session for each tab that connects; returns viser's server."""
+    try:
+        import viser
+    except ImportError as error:
+        raise ImportError("the viewer needs viser: pip install 'raysplat[viewer]'") from error
+    if not is_loopback(host):
+        print(
+            f"viewer: warning: {host} can be reached by other machines; whoever opens the page sees your scenes and "
+            "can start reconstructions. An SSH tunnel to 127.0.0.1 is safer.",
+            file=sys.stderr,
+        )
+    with contextlib.redirect_stdout(io.StringIO()):  # its own banner
+        server = viser.ViserServer(host=host, port=port, label="raysplat", verbose=False)
+    if port and server.get_port() != port:
+        server.stop()
+        raise OSError(f"port {port} is taken; choose another with --port, or --port 0 for any")
+    harden(server, host)
+    server.on_client_connect(lambda client: _connect(app, client))
+    server.on_client_disconnect(lambda client: _disconnect(app, client))
+    print(f"viewer: http://{host}:{server.get_port()}  (Ctrl-C stops it)", file=sys.stderr, flush=True)
+    return server
+
+
+def _connect(app: App, client) -> None:
+    """Build the panels of a new tab and show the first scene."""
+    session = Session(app, client)
+    client.gui.main_panel.dock_right()
+    add_scene_panel(session)
+    tabs = client.gui.add_tab_group()
+    with tabs.add_tab("View"):
+        add_look_panel(session)
+        add_cameras_panel(session)
+        add_save_panel(session)
+    with tabs.add_tab("Path"):
+        add_path_panel(session)
+    with tabs.add_tab("Compare"):
+        add_compare_panel(session)
+    if app.jobs is not None:
+        with tabs.add_tab("New"):
+            session.inbox = add_reconstruct_panel(session)
+    if app.run is not None:
+        with tabs.add_tab("Training"):
+            add_training_panel(session)
+    app.sessions[client.client_id] = session
+    if app.exhibits:
+        session.open(next(iter(app.exhibits)))
+
+
+def _disconnect(app: App, client) -> None:
+    session = app.sessions.pop(client.client_id, None)
+    if session is not None:
+        session.close()
+
+
+def _wait() -> None:
+    """Return at Ctrl-C or SIGTERM."""
+    stop = threading.Event()
+    before = {s: signal.signal(s, lambda *_: stop.set()) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        # A wait without end would not let signals in on every platform.
+        while not stop.wait(0.5):
+            pass
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
