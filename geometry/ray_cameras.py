@@ -129,7 +129,7 @@ def _fit_by_angle(rays: Tensor, weight: Tensor, pixels: Tensor, chosen: Tensor) 
         seen = F.normalize(pixels[::step].float() @ models.transpose(-1, -2), dim=-1)
         chord = (seen - directions[:, None, ::step].float()).square().sum(-1)
         scores.append((weight[:, None, ::step] * (1 - chord / _ANGLE**2).clamp_min(0)).sum(-1))
-    A = A[torch.arange(len(A)), torch.cat(scores, 1).argmax(1)]
+    A = _best(A, torch.cat(scores, 1))
 
     step = -(-len(pixels) // _RAYS_FITTED)
     directions, form, weight = directions[:, ::step], form[:, ::step], weight[:, ::step]
@@ -157,7 +157,7 @@ def _fit_on_plane(rays: Tensor, weight: Tensor, pixels: Tensor, chosen: Tensor) 
         x, y, z = (models @ pixels.float().T).unbind(-2)
         inside = (x - uf * z).square_().add_((y - vf * z).square_()) < _DISTANCE**2 * z.square_()
         scores.append((inside.to(weight) @ weight[..., None])[..., 0])
-    A = A[torch.arange(len(A)), torch.cat(scores, 1).argmax(1)]
+    A = _best(A, torch.cat(scores, 1))
     x, y, z = (A @ pixels.T).unbind(-2)
     inside = (x - u * z).square() + (y - v * z).square() < (_DISTANCE * z).square()
     return _solve(form, outer.expand(len(A), -1, -1), weight * inside), _mean(rays[..., 3:], weight)
@@ -184,6 +184,11 @@ def _products(vectors: Tensor) -> Tensor:
 def _pick(values: Tensor, index: Tensor) -> Tensor:
     """Rows [V, G, n, C] of values [V, N, C] at index [V, G, n]."""
     return values[torch.arange(len(values), device=values.device)[:, None, None], index]
+
+
+def _best(models: Tensor, scores: Tensor) -> Tensor:
+    """The models [V, 3, 3] with the highest of `scores` [V, G] among models [V, G, 3, 3]."""
+    return models.take_along_dim(scores.argmax(1)[:, None, None, None], 1)[:, 0]
 
 
 def _mean(values: Tensor, weight: Tensor) -> Tensor:
