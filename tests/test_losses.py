@@ -115,9 +115,84 @@ def test_ssim_is_scikit_images():
     assert losses.structural_similarity(a, a) > 0.9999
 
 
-def test_photometric_loss_reports_psnr():
-    target = torch.full((1, 2, 3, 16, 16), 0.5)
-    color = torch.full((1, 2, 16, 16, 3), 0.6)
-    value, scalars = losses.photometric_loss(color, target, 0.0)
+def test_mse_reports_psnr():
+    target = torch.full((2, 3, 16, 16), 0.5)
+    value, scalars = losses.mse_loss(target + 0.1, target)
     torch.testing.assert_close(scalars["psnr"], torch.tensor(20.0), atol=1e-3, rtol=0)
-    torch.testing.assert_close(value, torch.tensor(0.1), atol=1e-4, rtol=0)
+    torch.testing.assert_close(value, torch.tensor(0.01), atol=1e-5, rtol=0)
+    assert losses.mse_loss(target, target)[0] == 0 and losses.ssim_loss(target, target)[0] < 1e-4
+
+
+def test_perceptual_loss_is_the_mean_distance():
+    distance = losses.perceptual_loss(
+        lambda a, b: (a - b).abs().mean((1, 2, 3)), torch.zeros(4, 3, 8, 8), torch.ones(1)
+    )
+    assert distance[0] == 1 and set(distance[1]) == {"lpips"}
+
+
+def sparse(share=0.3, seed=1):
+    depth, _ = truth()
+    return depth, torch.rand(depth.shape, generator=torch.Generator().manual_seed(seed)) < share
+
+
+def test_ssi_depth_is_zero_at_the_truth_and_free_of_scale_and_shift():
+    depth, valid = sparse()
+    wrong = depth + 0.3 * torch.rand(depth.shape, generator=torch.Generator().manual_seed(2))
+    assert losses.ssi_depth_loss(depth, depth, valid)[0] < 1e-5
+    value = losses.ssi_depth_loss(wrong, depth, valid)[0]
+    assert value > 0.05
+    for scale, shift in ((3.0, 0.0), (0.01, 5.0), (40.0, -7.0)):
+        again = losses.ssi_depth_loss(scale * wrong + shift, depth, valid)[0]
+        torch.testing.assert_close(again, value, rtol=2e-3, atol=1e-4)
+        units = losses.ssi_depth_loss(wrong, scale * depth + shift, valid)[0]
+        torch.testing.assert_close(units, value, rtol=2e-3, atol=1e-4)
+    hidden = torch.where(valid, depth, torch.nan)
+    torch.testing.assert_close(losses.ssi_depth_loss(wrong, hidden, valid)[0], value)
+
+
+def test_ssi_alignment_ignores_outliers_where_least_squares_does_not():
+    depth, valid = truth()
+    target = 2 * depth + 1
+    target[..., :3, :5] = 60.0  # a tenth of the labels is far off
+    scale, shift = losses.align_depth(depth, target, valid)
+    plain, _ = losses.align_depth(depth, target, valid, refits=0)
+    assert abs(float(scale) - 2) < 0.05 and abs(float(shift) - 1) < 0.1
+    assert abs(float(plain) - 2) > 0.5
+
+
+def test_ssi_depth_has_finite_gradients_that_lead_to_the_truth():
+    depth, valid = sparse(0.5)
+    cases = {
+        "wrong": (2 - depth).square() + 0.5,
+        "upside down": 3 - depth,
+        "flat": torch.ones_like(depth),
+    }
+    for name, start in cases.items():
+        x = start.clone().requires_grad_(True)
+        losses.ssi_depth_loss(x, depth, valid)[0].backward()
+        assert x.grad.isfinite().all(), name
+    x = depth.clone().requires_grad_(True)
+    losses.ssi_depth_loss(x, depth, valid & False)[0].backward()
+    assert x.grad.isfinite().all() and (x.grad == 0).all()
+    x = cases["wrong"].clone().requires_grad_(True)
+    before = losses.ssi_depth_loss(x, depth, valid)[0]
+    before.backward()
+    assert losses.ssi_depth_loss(x.detach() - 0.1 * x.grad / x.grad.abs().max(), depth, valid)[0] < before
+
+
+def test_regularisers_count_opacity_and_angle():
+    c, (depth, _) = cameras(), truth()
+    means = unproject(depth, c).flatten(1, 3)
+    n = means.shape[1]
+
+    def gaussians(factor):
+        scales = 0.01 * factor * torch.linalg.vector_norm(
+            means.unflatten(1, (2, -1)) - c.centers[:, :, None], dim=-1
+        ).flatten(1)[..., None].expand(1, n, 3)  # fmt: skip
+        return Gaussians(factor * means, scales, torch.ones(1, n, 4), torch.full((1, n), 0.3), torch.zeros(1, n, 1, 3))
+
+    torch.testing.assert_close(losses.opacity_loss(gaussians(1.0))[0], torch.tensor(0.3))
+    torch.testing.assert_close(losses.scale_loss(gaussians(1.0), c)[0], torch.tensor(0.01))
+    larger = Cameras(c.w2c.clone(), c.K, c.size)
+    larger.w2c[..., :3, 3] *= 7
+    torch.testing.assert_close(losses.scale_loss(gaussians(7.0), larger)[0], torch.tensor(0.01))

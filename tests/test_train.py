@@ -1,4 +1,4 @@
-"""The trainer: batches as pure functions of their seed, exact resume, checkpoints that survive a crash."""
+"""The trainer: batches as pure functions of their place, exact resume, bad steps skipped and named."""
 
 import dataclasses
 import json
@@ -6,51 +6,25 @@ import json
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 
-from geometry.cameras import Cameras, project
-from geometry.cue import CueConfig
-from geometry.presets import PRESETS, BackboneConfig, CameraConfig, GaussianHeadConfig, HeadConfig, NetworkConfig
+from geometry.backbone import Block
+from geometry.cameras import project, transform
+from geometry.presets import PRESETS, HeadConfig
 from geometry.scene import scene_from_tensors
 from geometry.write_scene import write_scene
-from train import checkpoint, nvs
-from train.config import RECIPES, TrainConfig
-from train.sources import Batch, SceneSource, Shape, augment, mirror, sample_seed, window
-
-TINY = NetworkConfig(
-    name="tiny",
-    licence="Apache-2.0",
-    backbone=BackboneConfig(dim=32, depth=4, heads=2, out_layers=(0, 1, 2, 3), alt_start=1),
-    head=HeadConfig(features=16, out_channels=(8, 8, 8, 8), ray_levels=1),
-    camera=CameraConfig(depth=1, heads=4),
-    gs=GaussianHeadConfig(
-        features=16, out_channels=(8, 8, 8, 8), sh_degree=1, convention="exact", rgb_residual=True, token_norm=True
-    ),
-    cue=CueConfig(planes=8, fine_planes=4, channels=(16, 24), match_channels=8),
-    cameras_given="given",
-    precision="autocast",
-)
-
-
-def walk(views: int, size=(28, 42)) -> Cameras:
-    """Cameras that walk along x and look along z."""
-    w2c = torch.eye(4).repeat(views, 1, 1)
-    w2c[:, 0, 3] = -0.3 * torch.arange(views)
-    K = torch.tensor([[30.0, 0, 20], [0, 31, 14], [0, 0, 1]]).expand(views, 3, 3)
-    return Cameras(w2c, K, size)
-
-
-class Planes:
-    """Stands for the synthetic scenes: noise on a plane of random depth."""
-
-    def batch(self, seed: int, shape: Shape, turn: int = 0) -> Batch:
-        generator = torch.Generator().manual_seed(sample_seed(seed, turn))
-        lead = (shape.scenes, shape.context + shape.targets)
-        cameras = walk(lead[1], shape.size)
-        cameras = Cameras(cameras.w2c.expand(*lead, 4, 4), cameras.K.expand(*lead, 3, 3), shape.size)
-        images = torch.rand(*lead, 3, *shape.size, generator=generator)
-        depth = torch.full((*lead, *shape.size), 1.0) + torch.rand(1, generator=generator)
-        return Batch(images, cameras, depth, depth > 0, shape.context, tuple(map(str, range(shape.scenes))))
+from splat.model import GaussianModel
+from tests.train_run import TINY, Planes, tiny_config, walk
+from train import metrics_log, nvs
+from train.config import LossWeights, TrainConfig, check
+from train.flops import FlopCount, layer_flops
+from train.objective import Forward, Objective, into_predicted
+from train.optimizer import Ema, learning_rate
+from train.plan import plan, shares
+from train.recipes import RECIPES
+from train.sources import SceneSource, Shape, augment, mirror, sample_seed, window
+from train.start import add_head, make_model, prepare_blocks, with_gaussian_head
 
 
 @pytest.fixture
@@ -59,97 +33,154 @@ def tiny_run(monkeypatch, tmp_path):
     monkeypatch.setitem(PRESETS, "tiny", TINY)
     monkeypatch.setattr(nvs, "SyntheticSource", lambda *a, **k: Planes())
     monkeypatch.setattr(nvs, "validate", lambda *a: {})
-    return dataclasses.replace(
-        RECIPES["smoke"],
-        preset="tiny",
-        out=tmp_path / "run",
-        steps=4,
-        geometry_steps=2,
-        sizes=((28, 42),),
-        geometry_sizes=((28, 28),),
-        views=1,
-        joint_views=1,
-        draw=1,
-        log_every=2,
-        save_every=2,
-        pose_dropout=0.3,
-    )
+    return tiny_config(tmp_path / "run")
+
+
+def rows(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def test_resume_is_exact(tiny_run, tmp_path):
     nvs.main(tiny_run)
-    halted = dataclasses.replace(tiny_run, out=tmp_path / "halted")
+    halted = dataclasses.replace(tiny_run, out=tmp_path / "halted", resume=True)
     nvs.main(dataclasses.replace(halted, stop_after_minutes=1e-9))
-    assert json.loads((halted.out / "checkpoints" / "step-0000001" / "state.json").read_text())["step"] == 1
-    nvs.main(dataclasses.replace(halted, resume=True))
-    for name in ("model", "ema"):
+    assert (halted.out / "checkpoints" / "latest").read_text() == "step-0000002"
+    with open(halted.out / "metrics.jsonl", "a") as log:
+        log.write('{"step": 3, "loss": 1}\n{"step": 4, "lo')  # of a run that was killed after its last checkpoint
+    nvs.main(halted)
+    for name in ("model", "ema", "optimizer"):
         straight, resumed = (
             load_file(out / "checkpoints" / "step-0000004" / f"{name}.safetensors")
             for out in (tiny_run.out, halted.out)
         )
+        assert straight and straight.keys() == resumed.keys()
         assert all(straight[key].equal(resumed[key]) for key in straight)
-    rows = [json.loads(line) for line in (tiny_run.out / "metrics.jsonl").read_text().splitlines()]
-    assert any("loss" in row for row in rows) and any("psnr" in row for row in rows)
+    straight, resumed = rows(tiny_run.out / "metrics.jsonl"), rows(halted.out / "metrics.jsonl")
+    assert [row["step"] for row in straight] == [row["step"] for row in resumed] == [2, 4]
+    assert straight[1]["loss"] == resumed[1]["loss"] and "psnr" in straight[1]
     assert (tiny_run.out / "model" / "model.safetensors").is_file()
     assert json.loads((tiny_run.out / "config.json").read_text())["preset"] == "tiny"
 
 
-def test_a_run_is_not_overwritten_and_nothing_is_resumed_from_nothing(tiny_run):
-    with pytest.raises(ValueError, match="nothing to resume"):
-        nvs.main(dataclasses.replace(tiny_run, resume=True))
-    nvs.main(dataclasses.replace(tiny_run, stop_after_minutes=1e-9))
+def test_the_published_model_is_the_average(tiny_run):
+    nvs.main(dataclasses.replace(tiny_run, ema=0.5))
+    published = GaussianModel.from_pretrained(tiny_run.out / "model").state_dict()
+    folder = tiny_run.out / "checkpoints" / "step-0000004"
+    averages, weights = load_file(folder / "ema.safetensors"), load_file(folder / "model.safetensors")
+    assert all(published[name].equal(average) for name, average in averages.items())
+    assert any(not published[name].equal(weights[name]) for name in averages)
+
+
+def test_a_run_is_not_overwritten_and_resume_begins_where_there_is_none(tiny_run, capsys):
+    nvs.main(dataclasses.replace(tiny_run, resume=True, stop_after_minutes=1e-9))
+    assert "nothing to resume" in capsys.readouterr().err
     with pytest.raises(ValueError, match="holds a run already"):
         nvs.main(tiny_run)
+    nvs.main(dataclasses.replace(tiny_run, resume=True, lr=1e-5))
+    assert "--lr was 0.0006 and is now 1e-05" in capsys.readouterr().err
 
 
-def test_a_poisoned_sample_is_skipped_and_a_poisoned_source_stops_the_run(tiny_run, monkeypatch):
-    class Poisoned(Planes):
-        def batch(self, seed, shape, turn=0):
-            good = super().batch(seed, shape, turn)
-            return dataclasses.replace(good, images=good.images * float("nan"))
-
-    monkeypatch.setattr(nvs, "SyntheticSource", lambda *a, **k: Poisoned())
-    with pytest.raises(FloatingPointError, match="no finite gradient in 2 steps"):
-        nvs.main(tiny_run)
-
-    calls = []
-
-    class Once(Planes):
-        def batch(self, seed, shape, turn=0):
-            calls.append(seed)
-            good = super().batch(seed, shape, turn)
-            return dataclasses.replace(good, images=good.images * float("nan")) if len(calls) == 1 else good
-
-    monkeypatch.setattr(nvs, "SyntheticSource", lambda *a, **k: Once())
-    nvs.main(dataclasses.replace(tiny_run, out=tiny_run.out.with_name("once")))
-    tensors = load_file(tiny_run.out.with_name("once") / "model" / "model.safetensors")
+def test_a_poisoned_sample_is_skipped_counted_and_named(tiny_run, monkeypatch):
+    monkeypatch.setattr(nvs, "SyntheticSource", lambda *a, **k: Planes(poison=(1,)))
+    nvs.main(dataclasses.replace(tiny_run, batches=2))
+    (skipped,) = rows(tiny_run.out / "skipped.jsonl")
+    (poisoned,) = skipped["loss_not_finite"]
+    assert skipped["step"] == 1 and len(skipped["samples"]) == 2
+    assert poisoned[0] == f"plane/{sample_seed(plan(tiny_run, 0).seed, 1)}/0/0"
+    assert rows(tiny_run.out / "metrics.jsonl")[0]["skipped_in_all"] == 1
+    tensors = load_file(tiny_run.out / "model" / "model.safetensors")
     assert all(tensor.isfinite().all() for tensor in tensors.values())
+    steps = load_file(tiny_run.out / "checkpoints" / "step-0000004" / "optimizer.safetensors")
+    assert max(float(v) for k, v in steps.items() if k.endswith(".step")) == 3  # of four
 
 
-def test_a_crash_while_saving_leaves_the_checkpoint_before(tiny_run, monkeypatch):
-    nvs.main(dataclasses.replace(tiny_run, stop_after_minutes=1e-9))
-    original = checkpoint.save_file
+def test_bad_steps_in_a_row_stop_the_run_with_a_dump(tiny_run, monkeypatch):
+    monkeypatch.setattr(nvs, "SyntheticSource", lambda *a, **k: Planes(poison=range(100)))
+    with pytest.raises(FloatingPointError, match="no finite gradient in 2 steps"):
+        nvs.main(dataclasses.replace(tiny_run, max_skips=2))
+    (dump,) = (tiny_run.out / "dump").iterdir()
+    with safe_open(dump, framework="pt") as file:
+        assert file.get_tensor("images").isnan().all() and "plane/" in file.metadata()["names"]
+    assert [row["step"] for row in rows(tiny_run.out / "skipped.jsonl")] == [1, 2]
 
-    def full_disk(tensors, path):
-        if path.name == "ema.safetensors":
-            raise OSError(28, "No space left on device")
-        original(tensors, path)
 
-    monkeypatch.setattr(checkpoint, "save_file", full_disk)
-    with pytest.raises(OSError, match="No space left"):
-        nvs.main(dataclasses.replace(tiny_run, resume=True))
-    folder = tiny_run.out / "checkpoints"
-    assert (folder / "latest").read_text() == "step-0000001"
-    assert not list(folder.glob(".writing*"))
-    monkeypatch.setattr(checkpoint, "save_file", original)
-    nvs.main(dataclasses.replace(tiny_run, resume=True))
-    assert (folder / "latest").read_text() == "step-0000004"
+def test_all_kinds_of_training_take_a_step(tiny_run, monkeypatch):
+    """Head alone, poses predicted, checkpointing, a teacher: losses fall out finite and frozen weights stay."""
+    predicted = dataclasses.replace(with_gaussian_head(TINY, "predicted"), cue=None, name="predicted")
+    monkeypatch.setitem(PRESETS, "predicted", predicted)
+    loss = LossWeights(depth=0, cue=0, ssi_depth=1, opacity=0.1, scale=0.1)
+    changes = {
+        "preset": "predicted", "trained": "gaussians", "geometry_steps": 0, "unposed_gaussians": True,
+        "pose_dropout": 0.5, "checkpointing": True, "loss": loss, "steps": 3, "seed": 3,
+    }  # fmt: skip
+    config = dataclasses.replace(tiny_run, **changes)
+    assert {plan(config, step).posed for step in range(3)} == {True, False}
+    torch.manual_seed(sample_seed(3, "init") % 2**32)
+    before = make_model(config).state_dict()
+    nvs.main(config)
+    after = load_file(config.out / "checkpoints" / "step-0000003" / "model.safetensors")
+    changed = {name.split(".")[0] for name in before if not before[name].equal(after[name])}
+    assert changed == {"gs_head"}
+    logged = set().union(*rows(config.out / "metrics.jsonl"))
+    assert {"ssi_depth", "opacity", "scale", "psnr", "unposed/psnr"} <= logged
+
+
+def test_checkpointing_and_the_flop_count_leave_gradients_alone():
+    torch.manual_seed(0)
+    model = GaussianModel(TINY)
+    batch = Planes().batch(0, Shape(1, 2, 1, (28, 42)))
+    gradients, counts = [], []
+    for checkpointing in (False, True):
+        prepare_blocks(model, checkpointing=checkpointing, compiled=False)
+        flops = FlopCount(model)
+        loss, _ = Objective(TINY, LossWeights())(Forward(model, False), batch, True, True)
+        loss.backward()
+        gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+        counts.append(flops.take())
+        model.zero_grad(set_to_none=True)
+    assert gradients[0].keys() == gradients[1].keys()
+    assert all(torch.equal(gradients[0][name], gradients[1][name]) for name in gradients[0])
+    assert counts[0] == counts[1] > 0
+
+
+def test_flops_of_a_block_are_those_that_torch_counts():
+    from torch.utils.flop_counter import FlopCounterMode
+
+    block = Block(32, 2)
+    with FlopCounterMode(display=False) as counter:
+        block(torch.randn(3, 10, 32))
+    ours = layer_flops(block, torch.Size((3, 10, 32)), torch.Size((3, 10, 32)))
+    assert ours == counter.get_total_flops()
+
+
+def test_a_new_head_draws_a_picture_and_the_rest_is_as_it_was(monkeypatch):
+    bare = dataclasses.replace(TINY, gs=None, cue=None, head=HeadConfig(features=16, out_channels=(8, 8, 8, 8)))
+    torch.manual_seed(0)
+    model = GaussianModel(bare)
+    headed = add_head(model, "given")
+    assert headed.config.gs.out_channels == bare.head.out_channels and headed.config.cameras_given == "given"
+    weights = headed.state_dict()
+    assert all(weights[name].equal(tensor) for name, tensor in model.state_dict().items())
+    with torch.no_grad():
+        _, gaussians = headed(torch.rand(1, 2, 3, 28, 42), walk(2)[None])
+    assert (gaussians.opacities - 0.82).abs().max() < 0.1
+
+
+def test_targets_follow_into_the_predicted_frame():
+    inputs = walk(4)[None]
+    generator = torch.Generator().manual_seed(0)
+    rotation, _ = torch.linalg.qr(torch.randn(3, 3, generator=generator))
+    rotation = rotation * torch.linalg.det(rotation)
+    shift = torch.tensor([1.0, -2.0, 0.5])
+    seen = transform(inputs, rotation, shift, 2.5)
+    moved = into_predicted(seen, inputs, inputs)
+    torch.testing.assert_close(moved.w2c, seen.w2c, atol=1e-4, rtol=1e-4)
 
 
 def test_plans_depend_on_the_step_alone():
     config = dataclasses.replace(TrainConfig(), steps=60, geometry_steps=30, scenes=".", scenes_from=0.75, draw=3)
-    plans = [nvs.plan(config, step) for step in range(60)]
-    assert plans == [nvs.plan(config, step) for step in range(60)]
+    plans = [plan(config, step) for step in range(60)]
+    assert plans == [plan(config, step) for step in range(60)]
     for first in range(0, 60, 3):
         assert len({(p.shape, p.seed) for p in plans[first : first + 3]}) == 1
         assert [p.turn for p in plans[first : first + 3]] == [0, 1, 2]
@@ -158,11 +189,56 @@ def test_plans_depend_on_the_step_alone():
     assert len({p.seed for p in plans}) == 20
 
 
+def test_batches_are_shared_out_whatever_the_number_of_processes():
+    for batches, processes in ((8, 1), (8, 2), (8, 3), (2, 4), (None, 3)):
+        everyone = [shares(batches, rank, processes) for rank in range(processes)]
+        assert len({len(mine) for mine in everyone}) == 1
+        real = sorted(share.index for mine in everyone for share in mine if share.weight > 0)
+        assert real == list(range(batches or processes))
+        assert sum(share.weight for mine in everyone for share in mine) == pytest.approx(1)
+
+
+def test_recipes_are_runs_that_only_lack_their_data():
+    for name, recipe in RECIPES.items():
+        given = {"scenes": "scenes", "lpips_weights": "lpips"} if recipe.init else {}
+        config = dataclasses.replace(recipe, **given)
+        check(config)
+        for step in range(50):
+            now = plan(config, step)
+            tokens = now.shape.scenes * now.shape.context * now.shape.size[0] * now.shape.size[1]
+            budget = config.joint_views if now.joint else config.views
+            assert now.shape.context >= 2 and not any(side % 14 for side in now.shape.size)
+            assert tokens <= max(1.2 * budget * 252 * 252, 2 * now.shape.size[0] * now.shape.size[1]), name
+    with pytest.raises(ValueError, match="--scenes"):
+        check(dataclasses.replace(RECIPES["base-apache"], lpips_weights="lpips"))
+    with pytest.raises(ValueError, match="--lpips-weights"):
+        check(dataclasses.replace(RECIPES["base-apache"], scenes="scenes"))
+
+
 def test_learning_rate_warms_up_and_falls_to_nothing():
     config = dataclasses.replace(TrainConfig(), steps=100, warmup=10, decay=0.4)
-    rates = [nvs.learning_rate(config, step) for step in range(100)]
+    rates = [learning_rate(config, step) for step in range(100)]
     assert rates[0] == 0.1 and rates[9] == rates[60] == 1.0
     assert all(a >= b for a, b in zip(rates[60:], rates[61:], strict=False)) and rates[-1] < 0.01
+
+
+def test_the_average_follows_and_swaps_in_place():
+    model = torch.nn.Linear(2, 1, bias=False)
+    model.weight.data.fill_(1.0)
+    ema = Ema(model, 0.75)
+    ema.update(0)
+    model.weight.data.fill_(5.0)
+    ema.update(1)
+    with ema.in_place():
+        assert model.weight.tolist() == [[2.0, 2.0]]
+    assert model.weight.tolist() == [[5.0, 5.0]] and ema.averages["weight"].tolist() == [[2.0, 2.0]]
+
+
+def test_the_meter_weighs_batches_and_leaves_out_what_is_not_finite():
+    meter = metrics_log.Meter(torch.device("cpu"), None)
+    for value, weight in ((1.0, 0.5), (4.0, 0.25), (float("nan"), 0.25), (100.0, 0.0)):
+        meter.add({"loss": torch.tensor(value)}, weight)
+    assert meter.report()["loss"] == pytest.approx(2.0)
 
 
 def test_mirrored_cameras_see_the_mirrored_world():

@@ -1,8 +1,8 @@
-"""What a training run is: one dataclass, saved as config.json in the run's folder, and the named recipes."""
+"""What a training run is: one dataclass, saved as config.json in the run's folder; train/recipes.py has named ones."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -11,22 +11,27 @@ from typing import Literal
 class LossWeights:
     """Weights of the terms of train/losses.py; 0 leaves a term out and does not compute it."""
 
-    depth: float = 1.0  # L_D and L_grad on the inputs' depth
+    depth: float = 1.0  # L_D and L_grad on the inputs' depth, in the unit of the cameras
+    ssi_depth: float = 0.0  # the same free of scale and shift, against the teacher or the sparse depth of a data set
     cue: float = 0.3  # plane sweep, nano only
     ray: float = 1.0  # ray map, steps without given poses
     camera: float = 1.0  # camera decoder, steps without given poses
-    photometric: float = 2.5  # MSE (and SSIM) on target views
-    ssim: float = 0.3  # 1 - SSIM beside the MSE
-    perceptual: float = 0.0  # LPIPS on target views; needs backbone weights
+    mse: float = 25.0  # squared error on target views
+    ssim: float = 0.75  # 1 - SSIM on target views
+    perceptual: float = 0.0  # LPIPS on target views; needs lpips_weights
     gaussian_depth: float = 0.1  # depth of the Gaussians themselves
+    opacity: float = 0.0  # mean opacity
+    scale: float = 0.0  # mean size of a Gaussian as an angle
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     out: Path = Path("runs/nvs")  # the run's folder
-    preset: str = "nano"  # network, a name in geometry/presets.py
-    init: Path | None = None  # start from this checkpoint (folder or file) instead of random weights
-    resume: bool = False  # go on from out/latest
+    preset: str = "nano"  # network, a name in geometry/presets.py; read when init is not given
+    init: str | None = None  # start from these weights (preset, folder, file or owner/name) instead of random ones
+    new_head: bool = False  # a new Gaussian head on init; it gets one anyway where it has none
+    cameras_given: Literal["given", "predicted"] = "given"  # of a network with a new head, see NetworkConfig
+    resume: bool = False  # go on from the latest checkpoint in out, or begin where there is none
     steps: int = 20_000  # optimiser steps in all
     geometry_steps: int = 8_000  # of these, the first that train geometry alone
     seed: int = 0
@@ -46,46 +51,65 @@ class TrainConfig:
     contexts: tuple[int, ...] = (2, 3, 4, 4, 4, 6)  # numbers of input views, drawn with equal chance
     targets: int = 2  # target views beside the inputs
     draw: int = 6  # steps in a row that share one draw of synthetic scenes, each with other scenes or other inputs
-    views: int = 144  # input views per process and step at 252x252, before it is scaled to the size drawn
-    joint_views: int = 72  # the same once Gaussians are rendered
+    views: float = 144  # input views per batch at 252x252, before it is scaled to the size drawn
+    joint_views: float = 72  # the same once Gaussians are rendered
+    batches: int | None = None  # batches whose gradients make one step, shared out over the processes; none = one each
     pose_dropout: float = 0.1  # share of steps in which the network is not given the cameras
+    unposed_gaussians: bool = False  # in those steps Gaussians are trained too, in the frame that the network predicts
     # optimiser
     trained: Literal["all", "gaussians"] = "all"  # the whole network, or its Gaussian head alone
     lr: float = 6e-4
     backbone_lr: float = 1.0  # factor on the backbone's rate; 0.1 when it comes pretrained
     warmup: int = 200
-    decay: float = 0.45  # last fraction of the run over which the rate falls to 0
+    decay: float = 0.45  # last fraction of the run over which the rate falls to 0; 1 = a cosine from the start
     weight_decay: float = 0.05
     clip: float = 1.0
     ema: float = 0.998
+    max_skips: int = 20  # steps in a row without a finite loss and gradient after which the run stops
+    # machine
     bf16: bool = True  # bfloat16 autocast on CUDA; float32 elsewhere
-    # reports
+    checkpointing: bool = False  # keep no activations inside the backbone's blocks; computes them twice
+    compile: bool = False  # torch.compile on the backbone's blocks
+    # losses
     loss: LossWeights = field(default_factory=LossWeights)
-    lpips_weights: Path | None = None  # backbone of the perceptual loss
+    lpips_weights: Path | None = None  # backbone of LPIPS (.npz or .safetensors), for the loss and for validation
+    lpips_net: Literal["alex", "vgg"] = "alex"  # which backbone that is
+    teacher: str | None = None  # network (as init) whose depth of the inputs is the target of ssi_depth
+    # reports
+    wandb: bool = False  # to Weights & Biases as well
     log_every: int = 20
     save_every: int = 1000
     validate_every: int = 1000
     val_scenes: Path | None = None  # folder of posed scene folders to validate on
+    val_size: int = 252  # long side of the images there
+    val_context: int = 4
+    val_targets: int = 2
     stop_after_minutes: float | None = None  # save and stop cleanly after this long
 
+    @property
+    def synthetic(self) -> bool:
+        """Some steps are on synthetic scenes."""
+        return self.scenes is None or self.scenes_share < 1 or self.scenes_from > 0 or self.geometry_steps > 0
 
-RECIPES = {
-    "nano": TrainConfig(),
-    # A minute on two cores: shows that the loop runs and learns, nothing else.
-    "smoke": replace(
-        TrainConfig(),
-        steps=30,
-        geometry_steps=20,
-        textures=16,
-        sizes=((56, 56),),
-        geometry_sizes=((56, 56),),
-        contexts=(2,),
-        targets=1,
-        views=4,
-        joint_views=4,
-        warmup=5,
-        log_every=5,
-        save_every=15,
-        validate_every=30,
-    ),
-}
+
+def check(config: TrainConfig) -> None:
+    """ValueError in one line for settings that contradict each other; called before anything is loaded."""
+    if config.loss.perceptual > 0 and config.lpips_weights is None:
+        raise ValueError(
+            "loss.perceptual > 0 needs --lpips-weights FILE, a backbone of LPIPS; --loss.perceptual 0 does without"
+        )
+    if config.scenes is None and config.scenes_share == 1:
+        raise ValueError("this recipe trains on posed scenes: give their folder as --scenes")
+    if config.batches is not None and config.batches < 1:
+        raise ValueError(f"--batches must be 1 or more, got {config.batches}")
+    if not 0 <= config.geometry_steps <= config.steps:
+        raise ValueError(f"--geometry-steps must lie in 0..{config.steps}, got {config.geometry_steps}")
+    if config.trained == "gaussians" and config.geometry_steps > 0:
+        raise ValueError("--trained gaussians leaves nothing to train in geometry steps: give --geometry-steps 0")
+    if config.trained == "gaussians" and config.pose_dropout > 0 and not config.unposed_gaussians:
+        raise ValueError(
+            "--trained gaussians leaves nothing to train in steps without poses: "
+            "give --pose-dropout 0 or --unposed-gaussians"
+        )
+    if config.new_head and config.init is None:
+        raise ValueError("--new-head puts a head on weights that are given as --init")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from geometry.camera_heads import encode_cameras
 from geometry.cameras import Cameras, pixel_rays
@@ -97,6 +97,57 @@ def camera_loss(predicted: Cameras, cameras: Cameras) -> tuple[Tensor, Scalars]:
     return translation + rotation + view, {"camera_t": translation, "camera_q": rotation, "camera_fov": view}
 
 
+def align_depth(source: Tensor, target: Tensor, valid: Tensor, refits: int = 2) -> tuple[Tensor, Tensor]:
+    """Scale s > 0 and shift t [B, 1, 1, 1] with s * source + t near `target`, both [B, V, H, W], where `valid`.
+
+    Least squares in closed form, then again on the inliers: those whose residual is no farther from the median residual
+    than all are on average. That is the paper's criterion (section 4, teacher alignment), which it applies within
+    RANSAC; this one is deterministic and never waits for the device. Gradients flow through the last fit.
+    """
+    inliers = valid
+    with torch.no_grad():
+        for _ in range(refits):
+            scale, shift = _fit_line(source, target, inliers)
+            residual = (scale * source + shift - target).masked_fill(~valid, torch.nan).flatten(1)
+            away = (residual - residual.nanmedian(1, keepdim=True).values).abs()
+            inliers = (away <= away.nanmean(1, keepdim=True)).view_as(valid)
+    return _fit_line(source, target, inliers)
+
+
+def _fit_line(source: Tensor, target: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+    weight = known.to(source.dtype)
+    total = weight.sum((1, 2, 3), keepdim=True).clamp_min(1)
+
+    def mean(values: Tensor) -> Tensor:
+        # Where nothing is known the values may be NaN.
+        return torch.where(known, values, 0.0).sum((1, 2, 3), keepdim=True) / total
+
+    mean_source, mean_target = mean(source), mean(target)
+    a, b = source - mean_source, target - mean_target
+    var_source, var_target = mean(a * a).clamp_min(1e-12), mean(b * b).clamp_min(1e-12)
+    # A negative slope would turn depth inside out; the least one allowed still passes a gradient on.
+    least = 1e-3 * (var_target / var_source).sqrt().detach()
+    scale = torch.maximum(mean(a * b) / var_source, least)
+    return scale, mean_target - scale * mean_source
+
+
+def ssi_depth_loss(depth: Tensor, target: Tensor, valid: Tensor) -> tuple[Tensor, Scalars]:
+    """L_D + L_grad of predicted depth [B, V, H, W], free of scale and shift (paper sections 3.3, 5.1; MiDaS, 2020).
+
+    One scale and shift per scene brings the prediction to `target`, a teacher's depth or the sparse one of structure
+    from motion, known where `valid`; errors count in units of the target's spread, so its unit of length drops out too.
+    """
+    depth, target = depth.float(), target.float()
+    scale, shift = align_depth(depth, target, valid)
+    with torch.no_grad():
+        known = target.masked_fill(~valid, torch.nan).flatten(1)
+        away = (known - known.nanmedian(1, keepdim=True).values).abs()
+        spread = away.nanmean(1)[:, None, None, None].nan_to_num(1.0).clamp_min(1e-6)
+    difference = torch.where(valid, (scale * depth + shift - target) / spread, 0.0)
+    value, slope = masked_mean(difference.abs(), valid), gradient_loss(difference, valid)
+    return value + slope, {"ssi_depth": value, "ssi_depth_gradient": slope}
+
+
 def gaussian_depth_loss(gaussians: Gaussians, cameras: Cameras, depth: Tensor, valid: Tensor) -> tuple[Tensor, Scalars]:
     """L1 on the log z-depth of each pixel's Gaussian [B, V*H*W] in its own view, counted by its opacity.
 
@@ -111,18 +162,41 @@ def gaussian_depth_loss(gaussians: Gaussians, cameras: Cameras, depth: Tensor, v
     return value, {"gaussian_depth": value}
 
 
-def photometric_loss(color: Tensor, target: Tensor, ssim_weight: float) -> tuple[Tensor, Scalars]:
-    """Squared error, plus 1 - SSIM, of renders [B, V, H, W, 3] against pictures [B, V, 3, H, W]."""
-    color = color.movedim(-1, -3).flatten(0, 1)
-    target = target.flatten(0, 1)
+def mse_loss(color: Tensor, target: Tensor) -> tuple[Tensor, Scalars]:
+    """Squared error of renders against pictures, both [N, 3, H, W] (L_MSE, paper section 5.3)."""
     per_image = (color - target).square().mean((1, 2, 3))
     value = per_image.mean()
-    scalars = {"mse": value, "psnr": (-10 * per_image.detach().clamp_min(1e-10).log10()).mean()}
-    if ssim_weight > 0:
-        dissimilar = 1 - structural_similarity(color, target)
-        # The factor brings squared errors around 0.003 to the size of the other terms.
-        return 10 * value + ssim_weight * dissimilar, scalars | {"dssim": dissimilar}
-    return 10 * value, scalars
+    return value, {"mse": value, "psnr": (-10 * per_image.detach().clamp_min(1e-10).log10()).mean()}
+
+
+def ssim_loss(color: Tensor, target: Tensor) -> tuple[Tensor, Scalars]:
+    """1 - SSIM of renders against pictures, both [N, 3, H, W]."""
+    value = 1 - structural_similarity(color, target)
+    return value, {"dssim": value}
+
+
+def perceptual_loss(perceptual: nn.Module, color: Tensor, target: Tensor) -> tuple[Tensor, Scalars]:
+    """LPIPS of renders against pictures, both [N, 3, H, W] (L_LPIPS, paper section 5.3); see splat/perceptual.py."""
+    value = perceptual(color, target).mean()
+    return value, {"lpips": value}
+
+
+def opacity_loss(gaussians: Gaussians) -> tuple[Tensor, Scalars]:
+    """Mean opacity: what no picture needs fades (3DGS as MCMC, Kheradmand et al. 2024, section 3.5)."""
+    value = gaussians.opacities.mean()
+    return value, {"opacity": value}
+
+
+def scale_loss(gaussians: Gaussians, cameras: Cameras) -> tuple[Tensor, Scalars]:
+    """Mean size of the Gaussians [B, V*H*W] over the distance from their own view [B, V]: an angle.
+
+    The regulariser of 3DGS as MCMC (Kheradmand et al. 2024, section 3.5) without the scene's unit of length.
+    """
+    views = cameras.shape[1]
+    means, scales = (x.unflatten(1, (views, -1)) for x in (gaussians.means, gaussians.scales))
+    distance = torch.linalg.vector_norm(means.detach() - cameras.centers[:, :, None], dim=-1).clamp_min(1e-6)
+    value = (scales.mean(-1) / distance).mean()
+    return value, {"scale": value}
 
 
 def structural_similarity(a: Tensor, b: Tensor) -> Tensor:

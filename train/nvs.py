@@ -1,260 +1,202 @@
 """Train a network from photographs to Gaussians: `accelerate launch train/nvs.py nano --out runs/nano`.
 
-The run is this loop. A step draws a batch, brings its cameras into the network's frame, predicts depth (and, after the
-geometry steps, Gaussians), renders the target views and takes the gradient of the losses in train/losses.py. Everything
-that can be set stands in train/config.py; every sample is a pure function of (seed, step, rank).
+The run is the loop in `main`. A step draws its batches, brings their cameras into the network's frame, predicts depth
+and Gaussians, renders the target views and takes the gradient of the losses (train/objective.py). Everything that can
+be set stands in train/config.py, named runs in train/recipes.py. Every sample is a pure function of (seed, step, place
+in the step), whatever the number of processes; docs/training.md tells how to start many.
 """
 
 from __future__ import annotations
 
 import json
-import math
-import random
-import signal
 import sys
-import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 import tyro
-from accelerate import Accelerator, DistributedDataParallelKwargs
-from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch import Tensor
 from tqdm import tqdm
 
-from geometry.cameras import Cameras
-from geometry.network import Features, Geometry
-from geometry.normalize import Unit, normalize
-from geometry.presets import PRESETS
-from splat.gaussians import Gaussians
+from geometry.presets import NetworkConfig
 from splat.model import GaussianModel
 from splat.perceptual import Perceptual
-from splat.render import render
-from train import checkpoint, losses
-from train.config import RECIPES, TrainConfig
-from train.sources import Batch, SceneSource, Shape, Source, SyntheticSource, sample_seed
+from train import checkpoint, metrics_log, processes
+from train.config import TrainConfig, check
+from train.flops import FlopCount, peak_tflops
+from train.guard import Guard, Sample
+from train.objective import Forward, Objective
+from train.optimizer import Ema, learning_rate, make_optimizer
+from train.plan import Plan, plan, shares
+from train.recipes import RECIPES
+from train.sources import Batch, SceneSource, Source, SyntheticSource, sample_seed
+from train.start import make_model, prepare_blocks
 from train.validate import validate
 
-# Nothing nearer is drawn, in units of the inputs' baseline: there, gradients of pixel positions grow without bound.
-NEAR = 0.1
-
-
-class Prediction(NamedTuple):
-    features: Features
-    geometry: Geometry
-    gaussians: Gaussians | None
-
-
-class Forward(nn.Module):
-    """The whole network as one forward, which is what DistributedDataParallel wraps."""
-
-    def __init__(self, model: GaussianModel):
-        super().__init__()
-        self.model = model
-
-    def forward(self, images: Tensor, cameras: Cameras | None, rays: bool, gaussians: bool) -> Prediction:
-        features = self.model.encode(images, cameras)
-        geometry = self.model.decode(features, rays=rays)
-        return Prediction(features, geometry, self.model.gaussians(features, geometry) if gaussians else None)
-
-
-class Plan(NamedTuple):
-    """What a step does; the same on every rank, so that no process waits for a slower one."""
-
-    shape: Shape
-    posed: bool  # the network is given the cameras
-    joint: bool  # Gaussians are trained as well
-    real: bool  # on the scenes on disk
-    seed: int  # of the draw that `config.draw` steps share
-    turn: int  # this step's place among them
-
-
-def plan(config: TrainConfig, step: int) -> Plan:
-    draw, turn = divmod(step, config.draw)
-    rng = random.Random(sample_seed(config.seed, "plan", draw))
-    joint = step >= config.geometry_steps
-    size = rng.choice(config.sizes if joint else config.geometry_sizes)
-    context = rng.choice(config.contexts)
-    posed = rng.random() >= config.pose_dropout
-    rng = random.Random(sample_seed(config.seed, "plan", draw, turn))
-    begun = config.scenes is not None and joint and step >= config.scenes_from * config.steps
-    real = begun and rng.random() < config.scenes_share
-    budget = (config.joint_views if joint else config.views) * 252 * 252 / (size[0] * size[1])
-    shape = Shape(max(1, int(budget / context)), context, config.targets if joint else 0, size)
-    # Photos carry no depth: they train through pictures alone, with given poses.
-    return Plan(shape, posed or real, joint and (posed or real), real, sample_seed(config.seed, "draw", draw), turn)
-
-
-def step_losses(
-    config: TrainConfig, forward: nn.Module, batch: Batch, posed: bool, joint: bool, perceptual
-) -> tuple[Tensor, dict]:
-    """Loss of one batch and its scalars."""
-    n = batch.context
-    unit: Unit = "baseline" if posed else "points"
-    cameras, depth = normalize(batch.cameras, n, unit, batch.depth, batch.valid)
-    inputs, weights, scalars = cameras[:, :n], config.loss, {}
-    prediction: Prediction = forward(batch.images[:, :n], inputs if posed else None, not posed, joint)
-    total = batch.images.new_zeros(())
-
-    def add(weight: float, term: tuple[Tensor, dict]) -> None:
-        nonlocal total
-        total = total + weight * term[0]
-        scalars.update(term[1])
-
-    if depth is not None:
-        known = batch.depth[:, :n] > 0
-        add(weights.depth, losses.depth_loss(prediction.geometry, depth[:, :n], known))
-        if prediction.features.cue is not None and weights.cue > 0:
-            add(weights.cue, losses.cue_loss(prediction.features.cue, depth[:, :n], known))
-    if not posed:
-        add(weights.ray, losses.ray_loss(prediction.geometry, inputs))
-        add(weights.camera, losses.camera_loss(prediction.geometry.cameras, inputs))
-    if joint:
-        picture = render(prediction.gaussians, cameras[:, n:], near=NEAR)
-        target = batch.images[:, n:]
-        add(weights.photometric, losses.photometric_loss(picture.color, target, weights.ssim))
-        if perceptual is not None:
-            distance = perceptual(picture.color.movedim(-1, -3).flatten(0, 1), target.flatten(0, 1)).mean()
-            add(weights.perceptual, (distance, {"lpips": distance}))
-        if depth is not None:
-            add(weights.gaussian_depth, losses.gaussian_depth_loss(prediction.gaussians, inputs, depth[:, :n], known))
-    return total, {name: value.detach() for name, value in scalars.items()} | {"loss": total.detach()}
-
-
-def learning_rate(config: TrainConfig, step: int) -> float:
-    """Factor on the peak rate.
-
-    Linear warm-up, constant, then half a cosine down to 0 over the last `decay` of the run.
-    """
-    start = config.steps * (1 - config.decay)
-    if step < config.warmup:
-        return (step + 1) / config.warmup
-    if step < start:
-        return 1.0
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - start) / max(1.0, config.steps - start))))
-
-
-def make_optimizer(config: TrainConfig, model: GaussianModel) -> torch.optim.Optimizer:
-    """AdamW; decay on matrices only, and the backbone at its own rate."""
-    groups = []
-    for backbone in (True, False):
-        for matrix in (True, False):
-            chosen = [
-                p
-                for name, p in model.named_parameters()
-                if p.requires_grad and name.startswith("backbone.") == backbone and (p.ndim > 1) == matrix
-            ]
-            lr = config.lr * (config.backbone_lr if backbone else 1.0)
-            groups.append({"params": chosen, "weight_decay": config.weight_decay * matrix, "lr": lr, "peak": lr})
-    return torch.optim.AdamW(groups, betas=(0.9, 0.95), fused=True)
+SHOWN = ("loss", "depth", "delta_1.25", "psnr", "images_per_s")  # beside the progress bar
 
 
 def main(config: TrainConfig) -> None:
-    accelerator = Accelerator(
-        mixed_precision="bf16" if config.bf16 and torch.cuda.is_available() else "no",
-        log_with="tensorboard",
-        project_dir=config.out,
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
-    )
-    device, rank = accelerator.device, accelerator.process_index
+    """Run, or go on with, the training that `config` describes. Errors that the user can mend are one line."""
+    check(config)
+    accelerator = processes.start(config)
+    device, first = accelerator.device, accelerator.is_main_process
     torch.manual_seed(sample_seed(config.seed, "init") % 2**32)
     # Cameras are multiplied in float32: TF32 would move the pixels that they project by a tenth and more.
     torch.set_float32_matmul_precision("highest")
 
-    model = GaussianModel.from_pretrained(config.init) if config.init else GaussianModel(PRESETS[config.preset])
-    if config.trained == "gaussians":
-        model.requires_grad_(False).gs_head.requires_grad_(True)
-    model.to(device, memory_format=torch.channels_last)
-    averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=False)
-    averaged.n_averaged = averaged.n_averaged.cpu()  # it is read at every step, which must not wait for the device
-    optimizer = make_optimizer(config, model)
-    first = checkpoint.resume(config.out, model, averaged, optimizer) if config.resume else 0
-    if not config.resume and (config.out / "checkpoints" / "latest").exists():
-        raise ValueError(f"{config.out} holds a run already: give --resume to go on, or another --out")
-    forward, optimizer = accelerator.prepare(Forward(model), optimizer)
+    saved = find_checkpoint(config, first)
+    model = make_model(config).to(device, memory_format=torch.channels_last)
+    network = model.config
+    prepare_blocks(model, checkpointing=config.checkpointing, compiled=config.compile)
+    flops = FlopCount(model)
+    forward = processes.spread(accelerator, Forward(model, config.bf16 and device.type == "cuda"))
+    optimizer, ema = make_optimizer(config, model), Ema(model, config.ema)
+    state = checkpoint.resume(saved, model, ema, optimizer) if saved else {"step": 0, "skipped": 0}
 
-    synthetic: Source = SyntheticSource(device, textures=config.textures, photos=config.photos)
-    real: Source | None = SceneSource(config.scenes, device) if config.scenes else None
-    perceptual = None
-    if config.loss.perceptual > 0:
-        if config.lpips_weights is None:
-            raise ValueError("loss.perceptual > 0 needs --lpips-weights FILE, the AlexNet backbone of LPIPS")
-        perceptual = Perceptual(config.lpips_weights).to(device)
+    synthetic, real = open_sources(config, device)
+    objective = make_objective(config, network, device)
+    if first:
+        open_folder(config, state["step"])
+    accelerator.init_trackers("raysplat", init_kwargs={"tensorboard": {"purge_step": state["step"] + 1}})
 
-    if accelerator.is_main_process:
-        config.out.mkdir(parents=True, exist_ok=True)
-        (config.out / "config.json").write_text(json.dumps(asdict(config), indent=1, default=str))
-    accelerator.init_trackers("tensorboard")
-    stopped = {"by": None}
-    signal.signal(signal.SIGTERM, lambda *_: stopped.update(by="SIGTERM"))
-    began, report = time.time(), {}
-    bar = tqdm(range(first, config.steps), initial=first, total=config.steps, disable=not accelerator.is_main_process)
-    for step in bar:
+    def draw(step: int, index: int) -> Batch:
         now = plan(config, step)
-        batch = (real if now.real else synthetic).batch(sample_seed(now.seed, rank), now.shape, now.turn)
-        loss, scalars = step_losses(config, forward, batch, now.posed, now.joint, perceptual)
-        accelerator.backward(loss)
-        norm = accelerator.clip_grad_norm_(model.parameters(), config.clip)
+        return (real if now.real else synthetic).batch(sample_seed(now.seed, index), now.shape, now.turn)
+
+    guard = Guard(config, draw, state["skipped"])
+    meter = metrics_log.Meter(device, peak_tflops(device))
+    mine = shares(config.batches, accelerator.process_index, accelerator.num_processes)
+
+    steps = range(state["step"], config.steps)
+    bar = tqdm(steps, initial=state["step"], total=config.steps, disable=not first)
+    for step in bar:
+        now, done, samples = plan(config, step), step + 1, []
+        for share in mine:
+            with meter.waiting():
+                batch = draw(step, share.index)
+            with processes.without_sync(forward, last=share is mine[-1]):
+                loss, scalars = objective(forward, batch, now.posed, now.joint)
+                # The gradients of processes are averaged, the losses of batches are to be summed by weight.
+                (loss * (share.weight * accelerator.num_processes)).backward()
+            samples.append(Sample(share.index, batch.names, scalars["loss"].isfinite()))
+            meter.add(in_kind(now, scalars), share.weight)
+            meter.images += batch.images.shape[:2].numel() * (share.weight > 0)
+        norm = processes.clip_gradients(model, config.clip)
+        # Where this is 1 the fused optimiser changes nothing; to read it on the host would stall every step.
+        optimizer.found_inf = guard.reach(step, norm, samples)
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * learning_rate(config, step)
-        # Where this is 1 the fused optimiser changes nothing; to read it on the host would stall every step. Gradients
-        # are the same on all ranks by now, so all of them skip the same step.
-        optimizer.optimizer.found_inf = (~torch.isfinite(norm)).float()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        averaged.update_parameters(model)
-        done = step + 1
-        scalars["skipped"] = optimizer.optimizer.found_inf
-        for name, value in scalars.items():
-            kind = "real/" if now.real else "" if now.posed else "unposed/"
-            report.setdefault(name if name == "skipped" else kind + name, []).append(value)
-        report.setdefault("scenes", []).append(torch.tensor(float(now.shape.scenes * accelerator.num_processes)))
-        if done % config.log_every == 0:
-            values = {name: float(torch.stack(v).mean()) for name, v in report.items()}
-            values |= {
-                "norm": float(norm),
-                "lr": optimizer.param_groups[0]["lr"],
-                "minutes": (time.time() - began) / 60,
-            }
-            report = {}
-            if values["skipped"] == 1:
-                raise FloatingPointError(
-                    f"no finite gradient in {config.log_every} steps; the last samples were {batch.names}"
-                )
-            log(accelerator, config.out, done, values)
-            bar.set_postfix({k: f"{values[k]:.3g}" for k in ("loss", "depth", "delta_1.25", "psnr") if k in values})
-        if config.stop_after_minutes and time.time() - began > 60 * config.stop_after_minutes:
-            stopped["by"] = "the time limit"
-        last = done == config.steps or stopped["by"]
-        if (done % config.validate_every == 0 or last) and accelerator.is_main_process:
-            values = validate(
-                averaged.module, synthetic, config.val_scenes, config.out / "validation" / f"step-{done:07d}"
-            )
-            log(accelerator, config.out, done, values)
-            tqdm.write(f"step {done}: " + ", ".join(f"{k} {v:.4g}" for k, v in values.items()))
-        if (done % config.save_every == 0 or last) and accelerator.is_main_process:
-            checkpoint.save(config.out, done, model, averaged, optimizer.optimizer)
+        ema.update(step)
+        meter.flops += flops.take()
+        meter.add({"norm": norm, "skipped": optimizer.found_inf}, 1.0)
+
+        last = done == config.steps or guard.settle(behind=1)
+        logs, validates, saves = (
+            last or done % every == 0 for every in (config.log_every, config.validate_every, config.save_every)
+        )
+        if logs or saves:
+            guard.settle(behind=0)
+        if logs:
+            values = meter.report() | {"lr": optimizer.param_groups[-1]["lr"], "skipped_in_all": guard.skipped}
+            metrics_log.write(accelerator, config.out, done, values)
+            bar.set_postfix({k: f"{values[k]:.3g}" for k in SHOWN if k in values})
+        if validates:
+            drawings = config.out / "validation" / f"step-{done:07d}" if first else None
+            with ema.in_place():
+                values = validate(forward, network, config, synthetic, objective.perceptual, drawings)
+                processes.reshard(forward)
+            if values:
+                metrics_log.write(accelerator, config.out, done, values)
+            if values and first:
+                bar.write(f"step {done}: " + ", ".join(f"{k} {v:.4g}" for k, v in values.items()), file=sys.stderr)
+            meter.reset()
+        if saves:
+            state = {"step": done, "skipped": guard.skipped}
+            checkpoint.save(config.out, state, model, ema, optimizer, writes=first)
         if last:
             break
-    if accelerator.is_main_process:
-        averaged.module.save_pretrained(config.out / "model")
-        if stopped["by"]:
-            tqdm.write(f"stopped by {stopped['by']} after step {done}; go on with --resume", file=sys.stderr)
+    with ema.in_place():
+        publish(config.out / "model", model, writes=first)
+        processes.reshard(forward)
+    if first and state["step"] < config.steps:
+        print(f"stopped by {guard.stopped_by} after step {state['step']}; go on with --resume", file=sys.stderr)
     accelerator.end_training()
 
 
-def log(accelerator: Accelerator, out: Path, step: int, values: dict[str, float]) -> None:
-    accelerator.log(values, step=step)
-    if accelerator.is_main_process:
-        with open(out / "metrics.jsonl", "a") as lines:
-            lines.write(json.dumps({"step": step} | values) + "\n")
+def find_checkpoint(config: TrainConfig, tells: bool) -> Path | None:
+    """The checkpoint to go on from, if --resume is given and there is one. ValueError rather than overwrite a run."""
+    if not config.resume:
+        if (config.out / "checkpoints" / "latest").exists():
+            raise ValueError(f"{config.out} holds a run already: give --resume to go on, or another --out")
+        return None
+    found = checkpoint.find(config.out)
+    if tells:
+        print(f"going on from {found}" if found else f"{config.out}: nothing to resume, beginning", file=sys.stderr)
+    return found
+
+
+def open_sources(config: TrainConfig, device: torch.device) -> tuple[Source | None, Source | None]:
+    """Synthetic scenes and the real ones; None for what the run does not use."""
+    synthetic = SyntheticSource(device, textures=config.textures, photos=config.photos) if config.synthetic else None
+    return synthetic, SceneSource(config.scenes, device) if config.scenes else None
+
+
+def make_objective(config: TrainConfig, network: NetworkConfig, device: torch.device) -> Objective:
+    perceptual = teacher = None
+    if config.lpips_weights is not None:
+        perceptual = Perceptual(config.lpips_weights, config.lpips_net).to(device)
+    if config.teacher is not None and config.loss.ssi_depth > 0:
+        teacher = GaussianModel.from_pretrained(config.teacher).to(device).requires_grad_(False)
+    return Objective(network, config.loss, perceptual, teacher)
+
+
+def open_folder(config: TrainConfig, step: int) -> None:
+    """The run's folder with its config.json; rows of the log that a resumed run will write again go."""
+    config.out.mkdir(parents=True, exist_ok=True)
+    path, now = config.out / "config.json", json.loads(json.dumps(asdict(config), default=str))
+    if step and path.is_file():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        for name in (name for name in now if name != "resume" and now[name] != before.get(name)):
+            print(f"--{name} was {before.get(name)} and is now {now[name]}", file=sys.stderr)
+    path.write_text(json.dumps(now, indent=1) + "\n", encoding="utf-8")
+    for log in ("metrics.jsonl", "skipped.jsonl"):
+        metrics_log.cut(config.out / log, step)
+
+
+def in_kind(now: Plan, scalars: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Scalars under the kind of step that they come from: they do not compare."""
+    kind = "real/" if now.real else "" if now.posed else "unposed/"
+    return {kind + name: value for name, value in scalars.items()}
+
+
+def publish(folder: Path, model: GaussianModel, *, writes: bool) -> None:
+    """Write the network as one that every command can load. Every process must call this, one `writes`."""
+    weights = {name: checkpoint.full(tensor.detach()) for name, tensor in model.state_dict().items()}
+    if writes:
+        with torch.device("meta"):
+            whole = GaussianModel(model.config)
+        whole.load_state_dict(weights, assign=True)
+        whole.save_pretrained(folder)
+
+
+def run(config: TrainConfig) -> None:
+    """`main`, with errors that the user can mend as one line and exit code 1."""
+    try:
+        main(config)
+    except (ValueError, OSError, ImportError, FloatingPointError) as error:
+        processes.fail(error)
+    except torch.OutOfMemoryError as error:
+        what = str(error).splitlines()[0]
+        processes.fail(MemoryError(f"{what} Lower --joint-views (or --views), or give --checkpointing"))
+    except RuntimeError as error:
+        if not processes.lost_peer(error):
+            raise
+        processes.fail(RuntimeError("another process has ended"))
 
 
 if __name__ == "__main__":
     recipes = {name: (f"the {name} recipe", recipe) for name, recipe in RECIPES.items()}
-    try:
-        main(tyro.extras.overridable_config_cli(recipes))
-    except (ValueError, OSError, ImportError, FloatingPointError) as error:
-        raise SystemExit(f"train/nvs.py: error: {error}") from error
+    run(tyro.extras.overridable_config_cli(recipes))

@@ -1,109 +1,147 @@
 """Validation within a training run.
 
-Fixed synthetic scenes (depth is known) and fixed windows of real ones, scored and drawn.
+Fixed synthetic scenes, whose depth is known, and fixed windows of real ones, scored and drawn. Every process does the
+same, since a sharded network answers only when all ask; one of them writes the pictures.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from geometry.cameras import Cameras
-from geometry.normalize import normalize
+from geometry.presets import NetworkConfig
 from geometry.scene import open_scene, views
 from geometry.view_selection import windows
-from splat.model import GaussianModel
-from splat.render import render
-from train.sources import Shape, Source, sample_seed
-
-SIZE = 252
-CONTEXT, TARGETS = 4, 2
+from splat.perceptual import Perceptual
+from train.config import TrainConfig
+from train.losses import structural_similarity
+from train.objective import Prediction, draw, into_network
+from train.sources import Batch, Shape, Source, sample_seed
 
 
 @torch.no_grad()
-def validate(model: GaussianModel, synthetic: Source, val_scenes: Path | None, drawings: Path) -> dict[str, float]:
-    """Scores by name; rows of inputs | target | render | nearest input go to `drawings` as PNG."""
-    was_training = model.training
-    model.eval()
-    values, rows = validate_synthetic(model, synthetic)
-    drawings.mkdir(parents=True, exist_ok=True)
-    draw(rows, drawings / "synthetic.png")
-    if val_scenes is not None:
-        values |= validate_scenes(model, val_scenes, drawings / "scenes.png")
-    model.train(was_training)
+def validate(
+    forward: nn.Module,
+    network: NetworkConfig,
+    config: TrainConfig,
+    synthetic: Source | None,
+    perceptual: Perceptual | None,
+    drawings: Path | None,
+) -> dict[str, float]:
+    """Scores by name: means over images of PSNR, SSIM and, where there is a `perceptual`, LPIPS.
+
+    Rows of inputs | target | render | nearest input go to the folder `drawings`, if given, as PNG.
+    """
+    was_training = forward.training
+    forward.eval()
+    device = next(forward.parameters()).device
+    values, sheets = {}, {}
+    if synthetic is not None:
+        made = validate_synthetic(forward, network, config, synthetic)
+        values |= {f"val/{name}": value for name, value in made[0].items()}
+        sheets["synthetic"] = made[1]
+    if config.val_scenes is not None:
+        made = validate_scenes(forward, network, config, perceptual, device)
+        values |= made[0]
+        sheets["scenes"] = made[1]
+    if drawings is not None and sheets:
+        drawings.mkdir(parents=True, exist_ok=True)
+        for name, rows in sheets.items():
+            save_sheet(rows, drawings / f"{name}.png")
+    forward.train(was_training)
     return values
 
 
+def predict(forward: nn.Module, network: NetworkConfig, batch: Batch) -> tuple[Prediction, Tensor, Tensor | None]:
+    """The network's answer with poses given, its pictures [B, T, 3, H, W] of the targets, the inputs' true depth."""
+    n = batch.context
+    cameras, depth = into_network(network, batch, posed=True)
+    prediction = forward(batch.images[:, :n], cameras[:, :n])
+    color = draw(network, prediction, cameras[:, :n], cameras[:, n:]).clamp(0, 1)
+    return prediction, color, None if depth is None else depth[:, :n]
+
+
 def validate_synthetic(
-    model: GaussianModel, source: Source, batches: int = 4, scenes: int = 8
+    forward: nn.Module, network: NetworkConfig, config: TrainConfig, source: Source, batches: int = 4, scenes: int = 8
 ) -> tuple[dict[str, float], list[Tensor]]:
-    error, good, psnr, rows = [], [], [], []
+    side, context = config.val_size // 14 * 14, config.val_context
+    scores, rows = defaultdict(list), []
     for i in range(batches):
-        batch = source.batch(sample_seed("validation", i), Shape(scenes, CONTEXT, TARGETS, (SIZE, SIZE)))
-        cameras, depth = normalize(batch.cameras, CONTEXT, "baseline", batch.depth, batch.valid)
-        geometry, gaussians = model(batch.images[:, :CONTEXT], cameras[:, :CONTEXT])
-        color = render(gaussians, cameras[:, CONTEXT:]).color.movedim(-1, -3).clamp(0, 1)
-        known, true = batch.valid[:, :CONTEXT], depth[:, :CONTEXT]
-        ratio = (geometry.depth.float() / true.clamp_min(1e-6))[known]
-        error.append((ratio - 1).abs().mean())
-        good.append((torch.maximum(ratio, 1 / ratio.clamp_min(1e-6)) < 1.25).float().mean())
-        psnr.append(score(color, batch.images[:, CONTEXT:]).mean())
-        rows.append(torch.cat([batch.images[0, :CONTEXT], batch.images[0, CONTEXT:][:1], color[0, :1]]))
-    means = [float(torch.stack(v).mean()) for v in (error, good, psnr)]
-    return dict(zip(("val/abs_rel", "val/delta_1.25", "val/psnr"), means, strict=True)), rows
+        shape = Shape(scenes, context, config.val_targets, (side, side))
+        batch = source.batch(sample_seed("validation", i), shape)
+        prediction, color, depth = predict(forward, network, batch)
+        known = batch.valid[:, :context]
+        ratio = (prediction.geometry.depth.float() / depth.clamp_min(1e-6))[known]
+        scores["abs_rel"].append(float((ratio - 1).abs().mean()))
+        scores["delta_1.25"].append(float((torch.maximum(ratio, 1 / ratio.clamp_min(1e-6)) < 1.25).float().mean()))
+        target = batch.images[:, context:]
+        scores["psnr"].append(float(psnr(color, target).mean()))
+        scores["ssim"].append(float(structural_similarity(color.flatten(0, 1), target.flatten(0, 1))))
+        rows.append(torch.cat([batch.images[0, :context], batch.images[0, context:][:1], color[0, :1]]))
+    return {name: float(np.mean(values)) for name, values in scores.items()}, rows
 
 
-def validate_scenes(model: GaussianModel, root: Path, drawing: Path) -> dict[str, float]:
-    device = next(model.parameters()).device
-    ours, copies, rows, values = [], [], [], {}
-    for name, images, cameras in real_windows(Path(root)):
+def validate_scenes(
+    forward: nn.Module,
+    network: NetworkConfig,
+    config: TrainConfig,
+    perceptual: Perceptual | None,
+    device: torch.device,
+) -> tuple[dict[str, float], list[Tensor]]:
+    n, scores, rows = config.val_context, defaultdict(list), []
+    for name, images, cameras in real_windows(config.val_scenes, n, config.val_targets, config.val_size):
         images = images.to(device)[None]
-        cameras = Cameras(cameras.w2c[None], cameras.K[None], cameras.size).to(device)
-        cameras, _ = normalize(cameras, CONTEXT, "baseline")
-        _, gaussians = model(images[:, :CONTEXT], cameras[:, :CONTEXT])
-        color = render(gaussians, cameras[:, CONTEXT:]).color.movedim(-1, -3).clamp(0, 1)
-        copy = images[:, nearest_input(cameras)]
-        ours.append(float(score(color, images[:, CONTEXT:]).mean()))
-        copies.append(float(score(copy, images[:, CONTEXT:]).mean()))
-        values.setdefault(f"scenes/{name}", []).append(ours[-1] - copies[-1])
-        rows.append(torch.cat([images[0, :CONTEXT], images[0, CONTEXT:][:1], color[0, :1], copy[0, :1]]))
-    draw(rows[::2], drawing)
-    gains = {name: float(np.mean(gain)) for name, gain in values.items()}
-    return {"scenes_psnr": float(np.mean(ours)), "scenes_copy": float(np.mean(copies))} | gains
+        cameras = Cameras(cameras.w2c[None], cameras.K[None], cameras.size).to(device, torch.float32)
+        batch = Batch(images, cameras, None, None, n, (name,))
+        _, color, _ = predict(forward, network, batch)
+        target, copy = images[:, n:], images[:, nearest_input(cameras, n)]
+        ours, copied = float(psnr(color, target).mean()), float(psnr(copy, target).mean())
+        scores["scenes_psnr"].append(ours)
+        scores["scenes_copy"].append(copied)
+        scores["scenes_ssim"].append(float(structural_similarity(color[0], target[0])))
+        if perceptual is not None:
+            scores["scenes_lpips"].append(float(perceptual(color[0], target[0]).mean()))
+        scores[f"scenes/{name}"].append(ours - copied)
+        rows.append(torch.cat([images[0, :n], target[0, :1], color[0, :1], copy[0, :1]]))
+    return {name: float(np.mean(values)) for name, values in scores.items()}, rows[::2]
 
 
 @lru_cache(maxsize=1)
-def real_windows(root: Path) -> list[tuple[str, Tensor, Cameras]]:
+def real_windows(root: Path, context: int, targets: int, size: int) -> list[tuple[str, Tensor, Cameras]]:
     """Two windows a scene.
 
-    Name, images [6, 3, H, W] and cameras, inputs first. Kept, since validation comes back to them.
+    Name, images [V, 3, H, W] and cameras, inputs first. Kept, since validation comes back to them.
     """
     found = []
     for folder in sorted(p for p in root.iterdir() if p.is_dir()):
         scene = open_scene(folder)
-        for inputs, targets in windows(scene.w2c, CONTEXT, TARGETS, groups=2):
-            images, cameras = views(scene, [*inputs, *targets], SIZE, multiple=14)
+        for inputs, between in windows(scene.w2c, context, targets, groups=2):
+            images, cameras = views(scene, [*inputs, *between], size, multiple=14)
             found.append((scene.name, images, cameras))
+    if not found:
+        raise ValueError(f"{root}: no scene to validate on")
     return found
 
 
-def nearest_input(cameras: Cameras) -> list[int]:
+def nearest_input(cameras: Cameras, context: int) -> list[int]:
     """For each target of one scene [1, V], the input whose camera centre is nearest."""
     centers = cameras.centers[0]
-    return torch.cdist(centers[CONTEXT:], centers[:CONTEXT]).argmin(1).tolist()
+    return torch.cdist(centers[context:], centers[:context]).argmin(1).tolist()
 
 
-def score(color: Tensor, target: Tensor) -> Tensor:
+def psnr(color: Tensor, target: Tensor) -> Tensor:
     """PSNR of images [..., 3, H, W] in [0, 1]."""
     return -10 * (color - target).square().mean((-3, -2, -1)).clamp_min(1e-10).log10()
 
 
-def draw(rows: list[Tensor], path: Path) -> None:
+def save_sheet(rows: list[Tensor], path: Path) -> None:
     """Rows of images [N, 3, H, W], top left aligned on white."""
     height = sum(row.shape[2] for row in rows)
     width = max(row.shape[0] * row.shape[3] for row in rows)

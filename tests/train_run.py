@@ -1,0 +1,106 @@
+"""A training run small enough for tests, in this process or, as a program, in several.
+
+`python -m tests.train_run '{"out": ..., "steps": 6}'` runs it with those changes to `tiny_config` and to `Planes`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+from geometry.cameras import Cameras
+from geometry.cue import CueConfig
+from geometry.presets import PRESETS, BackboneConfig, CameraConfig, GaussianHeadConfig, HeadConfig, NetworkConfig
+from train.config import TrainConfig
+from train.recipes import RECIPES
+from train.sources import Batch, Shape, sample_seed
+
+TINY = NetworkConfig(
+    name="tiny",
+    licence="Apache-2.0",
+    backbone=BackboneConfig(dim=32, depth=4, heads=2, out_layers=(0, 1, 2, 3), alt_start=1),
+    head=HeadConfig(features=16, out_channels=(8, 8, 8, 8), ray_levels=1),
+    camera=CameraConfig(depth=1, heads=4),
+    gs=GaussianHeadConfig(
+        features=16, out_channels=(8, 8, 8, 8), sh_degree=1, convention="exact", rgb_residual=True, token_norm=True
+    ),
+    cue=CueConfig(planes=8, fine_planes=4, channels=(16, 24), match_channels=8),
+    cameras_given="given",
+    precision="autocast",
+)
+
+
+def tiny_config(out: Path, **changes) -> TrainConfig:
+    """Four steps, two of geometry and two with Gaussians."""
+    config = dataclasses.replace(
+        RECIPES["smoke"],
+        preset="tiny",
+        out=out,
+        steps=4,
+        geometry_steps=2,
+        sizes=((28, 42),),
+        geometry_sizes=((28, 28),),
+        views=0.05,
+        joint_views=0.05,
+        draw=1,
+        log_every=2,
+        save_every=2,
+        validate_every=100,
+        pose_dropout=0.3,
+        val_size=28,
+    )
+    return dataclasses.replace(config, **changes)
+
+
+def walk(views: int, size=(28, 42)) -> Cameras:
+    """Cameras that walk along x and look along z."""
+    w2c = torch.eye(4).repeat(views, 1, 1)
+    w2c[:, 0, 3] = -0.3 * torch.arange(views)
+    K = torch.tensor([[30.0, 0, 20], [0, 31, 14], [0, 0, 1]]).expand(views, 3, 3)
+    return Cameras(w2c, K, size)
+
+
+class Planes:
+    """Stands for the synthetic scenes: noise on a plane of random depth. Writes down what was asked for.
+
+    `poison`: the calls, counted from 0, whose images are NaN; `breaks`: the call that fails.
+    """
+
+    def __init__(self, poison: tuple[int, ...] = (), breaks: int | None = None, log: Path | None = None):
+        self.calls, self.poison, self.breaks, self.log = 0, poison, breaks, log
+
+    def batch(self, seed: int, shape: Shape, turn: int = 0) -> Batch:
+        generator = torch.Generator().manual_seed(sample_seed(seed, turn))
+        lead = (shape.scenes, shape.context + shape.targets)
+        cameras = walk(lead[1], shape.size)
+        cameras = Cameras(cameras.w2c.expand(*lead, 4, 4), cameras.K.expand(*lead, 3, 3), shape.size)
+        images = torch.rand(*lead, 3, *shape.size, generator=generator)
+        depth = torch.full((*lead, *shape.size), 1.0) + torch.rand(1, generator=generator)
+        names = tuple(f"plane/{seed}/{turn}/{i}" for i in range(shape.scenes))
+        if self.log is not None:
+            with open(self.log, "a") as lines:
+                lines.write("\n".join(names) + "\n")
+        if self.calls == self.breaks:
+            raise OSError("plane.jpg: cut off")
+        if self.calls in self.poison:
+            images = images * float("nan")
+        self.calls += 1
+        return Batch(images, cameras, depth, depth > 0, shape.context, names)
+
+
+def run(changes: dict) -> None:
+    from train import nvs
+
+    planes = {key: changes.pop(key) for key in ("poison", "breaks", "log") if key in changes}
+    PRESETS["tiny"] = TINY
+    nvs.SyntheticSource = lambda *a, **k: Planes(**planes)
+    torch.set_num_threads(1)
+    nvs.run(tiny_config(Path(changes.pop("out")), **changes))
+
+
+if __name__ == "__main__":
+    run(json.loads(sys.argv[1]))

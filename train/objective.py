@@ -1,0 +1,159 @@
+"""From a batch to its loss: into the network's frame, through the network, against the terms of train/losses.py."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from geometry.camera_heads import normalize_cameras
+from geometry.cameras import Cameras, transform
+from geometry.network import Features, Geometry
+from geometry.normalize import normalize, rescale
+from geometry.presets import NetworkConfig
+from splat.adapter import pose_scale
+from splat.gaussians import Gaussians
+from splat.model import GaussianModel
+from splat.perceptual import Perceptual
+from splat.render import render
+from train import losses
+from train.config import LossWeights
+from train.sources import Batch
+
+# Nothing nearer is drawn, in the unit of the cameras: there, gradients of pixel positions grow without bound.
+NEAR = 0.1
+
+
+class Prediction(NamedTuple):
+    features: Features
+    geometry: Geometry
+    gaussians: Gaussians | None
+
+
+class Forward(nn.Module):
+    """The whole network as one forward, which is what DDP and FSDP wrap."""
+
+    def __init__(self, model: GaussianModel, bf16: bool):
+        super().__init__()
+        self.model = model
+        self.bf16 = bf16
+
+    def forward(
+        self, images: Tensor, cameras: Cameras | None, rays: bool = False, gaussians: bool = True
+    ) -> Prediction:
+        with autocast(images, self.bf16):
+            features = self.model.encode(images, cameras)
+            geometry = self.model.decode(features, rays=rays)
+            return Prediction(features, geometry, self.model.gaussians(features, geometry) if gaussians else None)
+
+
+def autocast(like: Tensor, bf16: bool) -> AbstractContextManager:
+    return torch.autocast(like.device.type, torch.bfloat16, enabled=bf16)
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The loss of a batch; calling it gives (loss, scalars to log)."""
+
+    network: NetworkConfig
+    weights: LossWeights
+    perceptual: Perceptual | None = None
+    teacher: GaussianModel | None = None
+
+    def __call__(self, forward: nn.Module, batch: Batch, posed: bool, joint: bool) -> tuple[Tensor, losses.Scalars]:
+        """`posed`: the network is given the cameras; `joint`: Gaussians are made and rendered."""
+        n, weights, scalars = batch.context, self.weights, {}
+        cameras, depth = into_network(self.network, batch, posed)
+        images, inputs = batch.images[:, :n], cameras[:, :n]
+        prediction: Prediction = forward(images, inputs if posed else None, not posed, joint)
+        geometry = prediction.geometry
+        total = images.new_zeros(())
+
+        def add(weight: float, term: tuple[Tensor, losses.Scalars]) -> None:
+            nonlocal total
+            total = total + weight * term[0]
+            scalars.update(term[1])
+
+        known = None if depth is None else batch.depth[:, :n] > 0
+        if depth is not None and weights.depth > 0:
+            add(weights.depth, losses.depth_loss(geometry, depth[:, :n], known))
+        if depth is not None and weights.cue > 0 and prediction.features.cue is not None:
+            add(weights.cue, losses.cue_loss(prediction.features.cue, depth[:, :n], known))
+        if weights.ssi_depth > 0 and (self.teacher is not None or depth is not None):
+            target, sure = self.teach(images, inputs if posed else None) if self.teacher else (depth[:, :n], known)
+            add(weights.ssi_depth, losses.ssi_depth_loss(geometry.depth, target, sure))
+        if not posed and weights.ray > 0:
+            add(weights.ray, losses.ray_loss(geometry, inputs))
+        if not posed and weights.camera > 0:
+            add(weights.camera, losses.camera_loss(geometry.cameras, inputs))
+        if joint:
+            color = draw(self.network, prediction, inputs, cameras[:, n:]).flatten(0, 1)
+            target = batch.images[:, n:].flatten(0, 1)
+            # Weight 0 leaves the gradient out and the PSNR in the log.
+            add(weights.mse, losses.mse_loss(color, target))
+            if weights.ssim > 0:
+                add(weights.ssim, losses.ssim_loss(color, target))
+            if weights.perceptual > 0:
+                add(weights.perceptual, losses.perceptual_loss(self.perceptual, color, target))
+            if depth is not None and weights.gaussian_depth > 0:
+                term = losses.gaussian_depth_loss(prediction.gaussians, inputs, depth[:, :n], known)
+                add(weights.gaussian_depth, term)
+            if weights.opacity > 0:
+                add(weights.opacity, losses.opacity_loss(prediction.gaussians))
+            if weights.scale > 0:
+                add(weights.scale, losses.scale_loss(prediction.gaussians, geometry.cameras))
+        return total, {name: value.detach() for name, value in scalars.items()} | {"loss": total.detach()}
+
+    @torch.no_grad()
+    def teach(self, images: Tensor, cameras: Cameras | None) -> tuple[Tensor, Tensor]:
+        """The teacher's depth of the inputs [B, V, H, W], and where it is a number."""
+        with autocast(images, images.device.type == "cuda"):
+            depth = self.teacher.geometry(images, cameras).depth.float()
+        return depth, depth.isfinite()
+
+
+def into_network(network: NetworkConfig, batch: Batch, posed: bool) -> tuple[Cameras, Tensor | None]:
+    """A batch's cameras [B, V] and depth [B, V, H, W] in the frame and unit that the network expects.
+
+    As `splat.reconstruct` does it: networks with a matching cue take the mean baseline as the unit, the published ones
+    their own rule. Where no poses are given the unit is the paper's, the mean distance of all points (section 3.3).
+    """
+    n = batch.context
+    if not posed or network.cue is not None:
+        return normalize(batch.cameras, n, "baseline" if posed else "points", batch.depth, batch.valid)
+    _, unit = normalize_cameras(batch.cameras[:, :n])
+    first = batch.cameras.c2w[:, :1]
+    cameras = rescale(Cameras(batch.cameras.w2c @ first, batch.cameras.K, batch.cameras.size), 1 / unit)
+    return cameras, None if batch.depth is None else batch.depth / unit[:, None, None, None]
+
+
+def draw(network: NetworkConfig, prediction: Prediction, inputs: Cameras, targets: Cameras) -> Tensor:
+    """Pictures [B, T, 3, H, W] of the predicted Gaussians in `targets` [B, T], which are in the frame of `inputs`."""
+    given, seen = prediction.features.cameras, prediction.geometry.cameras
+    if given is None or network.cameras_given == "predicted":
+        if given is not None and network.gs.convention == "upstream":
+            # Its adapter has brought the Gaussians to the scale of the given cameras, within these limits.
+            seen = rescale(seen, pose_scale(seen.centers, given.centers).clamp(1 / 3, 3))
+        targets = into_predicted(seen, inputs, targets)
+    return render(prediction.gaussians, targets, near=NEAR).color.movedim(-1, -3)
+
+
+@torch.no_grad()
+def into_predicted(predicted: Cameras, inputs: Cameras, targets: Cameras) -> Cameras:
+    """`targets` [B, T] moved by the similarity that takes the true `inputs` [B, V] to the `predicted` ones.
+
+    A network that predicts its cameras puts its Gaussians into their frame. The rotation comes from the orientations
+    and the scale from the centres, as `splat.reconstruct` has it the other way round, so that two views suffice.
+    """
+    predicted = predicted.to(torch.float32)
+    scale = pose_scale(inputs.centers, predicted.centers)
+    turns = predicted.c2w[..., :3, :3] @ inputs.w2c[..., :3, :3]
+    u, _, vt = torch.linalg.svd(turns.mean(1))
+    sign = torch.linalg.det(u @ vt)
+    rotation = torch.cat([u[..., :2], u[..., 2:] * sign[:, None, None]], -1) @ vt
+    center, goal = inputs.centers.mean(1), predicted.centers.mean(1)
+    shift = goal - scale[:, None] * (rotation @ center[..., None])[..., 0]
+    return transform(targets, rotation[:, None], shift[:, None], scale[:, None])
