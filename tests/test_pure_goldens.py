@@ -15,6 +15,9 @@ from geometry.backbone import CameraRope, VisionTransformer, rotate
 from geometry.camera_heads import normalize_cameras
 from geometry.cameras import Cameras, pixel_rays
 from geometry.dpt import resample
+from geometry.metric import metric_depth, metric_scale
+from geometry.monocular import MonocularGeometry
+from geometry.network import Geometry
 from geometry.presets import BackboneConfig, GaussianHeadConfig
 from geometry.reference_view import front_orders, reorder
 from geometry.tables import rope_of_patches, uv_encoding
@@ -24,6 +27,7 @@ from tests.tiny_networks import DATA, cameras_of, golden, recipe
 
 PARTS = Path(__file__).parent / "data" / "da3_parts.npz"
 UPSTREAM = GaussianHeadConfig(features=32, out_channels=(16, 32, 48, 64))
+IDENTITY = torch.eye(4)[None, None], torch.eye(3)[None, None]
 CPU = torch.device("cpu")
 
 
@@ -102,6 +106,16 @@ def test_reordering(lite):
     front = reorder(tokens, order)
     torch.testing.assert_close(front[:, :, 0, 0], lite["pure/ref.reordered"])
     torch.testing.assert_close(reorder(front, undo)[:, :, 0, 0], lite["pure/ref.restored"])
+
+
+def test_metres(parts, lite):
+    depth = parts["metric.depth"]
+    cameras = cameras_of(lite["pure/pose.ext"][:, :2], lite["pure/pose.ixt"][:, :2], tuple(depth.shape[-2:]))
+    monocular = MonocularGeometry(depth, torch.zeros_like(depth))
+    torch.testing.assert_close(metric_depth(monocular, cameras, 300.0), parts["metric.scaled"])
+    metres, depth = (parts[f"metric.{name}"].view(1, 1, 5, 8) for name in ("a", "b"))
+    geometry = Geometry(depth, torch.full_like(depth, 2), None, None, Cameras(*IDENTITY, (5, 8)))
+    torch.testing.assert_close(metric_scale(geometry, metres, torch.zeros_like(depth))[0], parts["metric.scale"])
 
 
 def test_nearest_rotations(parts):
