@@ -1,4 +1,4 @@
-"""Gaussians from and to files, whatever their format."""
+"""Gaussians from and to files, by the suffix of the name: .ply, .splat and .spz."""
 
 from __future__ import annotations
 
@@ -6,23 +6,34 @@ from pathlib import Path
 
 from splat.gaussians import Gaussians
 from splat.ply import read_ply, write_ply
+from splat.splat_file import read_splat, write_splat
+from splat.spz import read_spz, write_spz
 
-READERS = {".ply": read_ply}
-WRITERS = {".ply": lambda gaussians, path: write_ply(path, gaussians)}
+_FORMATS = {".ply": (read_ply, write_ply), ".splat": (read_splat, write_splat), ".spz": (read_spz, write_spz)}
+SUFFIXES = tuple(_FORMATS)
 
 
 def read_gaussians(path: str | Path) -> Gaussians:
-    """Gaussians [N] of a file, by its suffix; float32 on the CPU, OpenCV axes. Raises ValueError or OSError."""
-    return _by_suffix(READERS, path)(path)
+    """The Gaussians [N] of a file; float32 on the CPU, OpenCV axes.
+
+    Rows without a finite Gaussian are dropped with a warning. Raises ValueError in one line for another suffix and for
+    a file that is broken, OSError when it cannot be read, ImportError when its compression needs a missing package.
+    """
+    return _FORMATS[suffix(path)][0](path)
 
 
 def write_gaussians(gaussians: Gaussians, path: str | Path) -> int:
-    """Write Gaussians [N] in the format that the suffix of `path` names; returns how many non-finite were dropped."""
-    return _by_suffix(WRITERS, path)(gaussians, path)
+    """Write one scene of Gaussians [N] and return how many rows were dropped as not finite.
+
+    A .ply keeps all; a .splat keeps the colour of the first SH band only and bytes; a .spz keeps all bands in bytes.
+    Raises ValueError for another suffix and for a batch of scenes, OSError when the file cannot be written.
+    """
+    return _FORMATS[suffix(path)][1](path, gaussians)
 
 
-def _by_suffix(table, path: str | Path):
-    suffix = Path(path).suffix.lower()
-    if suffix not in table:
-        raise ValueError(f"{path}: Gaussian files end in {', '.join(table)}")
-    return table[suffix]
+def suffix(path: str | Path) -> str:
+    """The suffix of a Gaussian file in lower case. Raises ValueError when it is none."""
+    found = Path(path).suffix.lower()
+    if found not in _FORMATS:
+        raise ValueError(f"{path}: files of Gaussians end in {', '.join(SUFFIXES)}")
+    return found
