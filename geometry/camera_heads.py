@@ -17,14 +17,24 @@ from geometry.presets import CameraConfig
 from geometry.rotations import matrices_from_quats, quats_from_matrices
 
 
-def normalize_cameras(cameras: Cameras) -> tuple[Cameras, Tensor]:
+def normalize_cameras(cameras: Cameras, least: float | None = None) -> tuple[Cameras, Tensor]:
     """Cameras [..., V] in the frame of the first view and in the network's unit, and that unit [...] in the caller's.
 
-    The unit is the lower median of the distances from the first camera, its own zero among them, and at least 0.1; so
-    with two views it is always 0.1. That is the published rule.
+    The unit is the lower median of the distances from the first camera, its own zero among them. Where that is zero, as
+    for two views, it is the largest distance, and 1 where all centres coincide: whatever the caller's unit, the network
+    sees the same. `least` is the published rule instead, with 0.1: no unit is smaller, so two views always have that.
     """
+    rounding = 64 * torch.finfo(cameras.w2c.dtype).eps * cameras.centers.abs().amax((-1, -2))
     cameras = relative_to_first(cameras)
-    unit = torch.linalg.vector_norm(cameras.centers, dim=-1).median(-1).values.clamp_min(0.1)
+    centers = cameras.centers
+    distance = torch.linalg.vector_norm(centers - centers[..., :1, :], dim=-1)
+    unit = distance.median(-1).values
+    if least is not None:
+        unit = unit.clamp_min(least)
+    else:
+        farthest = distance.amax(-1)
+        unit = torch.where(unit > 1e-4 * farthest, unit, farthest)
+        unit = torch.where(farthest > rounding, unit, 1.0)
     w2c = cameras.w2c.clone()
     w2c[..., :3, 3] /= unit[..., None, None]
     return Cameras(w2c, cameras.K, cameras.size), unit

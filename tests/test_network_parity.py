@@ -131,7 +131,7 @@ def test_normalised_cameras(case, lite):
     raw = cameras_of(
         lite[f"{case}/in.extrinsics_raw"], np.zeros((*lite[f"{case}/in.extrinsics"].shape[1:2], 3, 3)), (14, 14)
     )
-    cameras, unit = normalize_cameras(raw)
+    cameras, unit = normalize_cameras(raw, least=0.1)
     np.testing.assert_allclose(cameras.w2c, lite[f"{case}/in.extrinsics"][0], atol=1e-5)
     torch.testing.assert_close(cameras.centers * unit, (raw.w2c[0] @ raw.c2w)[..., :3, 3], rtol=1e-4, atol=1e-5)
 

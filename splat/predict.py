@@ -1,0 +1,270 @@
+"""What a network sees in some views of one scene, as much of it as is asked for, in the caller's frame and unit."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field, fields, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from geometry.alignment import Similarity, align_cameras
+from geometry.camera_heads import normalize_cameras
+from geometry.cameras import Cameras, relative_to_first
+from geometry.cue import baseline_unit
+from geometry.metric import metric_depth, scale_note
+from geometry.network import Geometry
+from geometry.normalize import rescale
+from geometry.precision import Precision, default_precision, precision
+from geometry.presets import NetworkConfig
+from geometry.ray_cameras import cameras_from_rays
+from splat.adapter import pose_scale
+from splat.depth_splats import splats_from_depth
+from splat.gaussians import Gaussians, transform
+from splat.model import GaussianModel, MonocularModel, NestedModel
+
+Output = Literal["depth", "cameras", "gaussians"]
+Model = GaussianModel | NestedModel | MonocularModel
+
+# Peak of the forward beside the weights, per pixel of all views: nano takes 0.7 to 1 kB (CPU, 4 and 8 views of 252 and
+# 504 pixels), wider networks take more.
+_BYTES_PER_PIXEL = 1500
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Of V views, what was asked for; the rest is None.
+
+    All in one world: that of the given cameras, else the first view's. The unit is that of the given cameras; else
+    metres where the network knows them, or a unit of its own.
+    """
+
+    cameras: Cameras | None = None  # [V]: the given ones, where some were
+    depth: Tensor | None = None  # [V, H, W] z-depth
+    confidence: Tensor | None = None  # [V, H, W] above 1; None from a monocular network
+    sky: Tensor | None = None  # [V, H, W] about 1 in the sky; from nested and monocular networks
+    gaussians: Gaussians | None = None  # [N]
+    features: dict[int, Tensor] = field(default_factory=dict)  # patch tokens [V, ph, pw, E] by block
+    metres: float | None = None  # length of the unit, where the network knows it
+    notes: tuple[str, ...] = ()  # what the user should know
+
+    def to(self, device: torch.device | str) -> Prediction:
+        moved = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("features", "metres", "notes")}
+        moved = {name: None if value is None else value.to(device) for name, value in moved.items()}
+        return replace(self, features={i: x.to(device) for i, x in self.features.items()}, **moved)
+
+
+def predict(
+    images: Tensor,
+    cameras: Cameras | None,
+    model: Model,
+    outputs: Collection[Output] = ("depth", "cameras", "gaussians"),
+    *,
+    K: Tensor | None = None,
+    frame: Literal["given", "network"] = "given",
+    cameras_from: Literal["decoder", "rays"] = "decoder",
+    reference_view: str = "saddle_balanced",
+    export_layers: tuple[int, ...] = (),
+    mode: Precision | None = None,
+) -> Prediction:
+    """Run `model` on images [V, 3, H, W] in [0, 1], H and W multiples of 14; nothing is computed that is not asked for.
+
+    `cameras` [V] are known cameras, or None to have them predicted. Intrinsics `K` [V, 3, 3] without poses are used as
+    they are: as a known camera for one view, in place of the predicted ones for more. `frame` "network" leaves all in
+    the network's own world and unit, cameras as it sees them. `cameras_from` "rays" takes predicted cameras from the
+    ray maps, with their principal points, in place of the camera decoder's. `reference_view` is the published rule by
+    which the network chooses its world (`geometry.reference_view`), `export_layers` are blocks whose patch tokens are
+    wanted, `mode` is "float32" or "bfloat16" (default: bfloat16 on CUDA, see `geometry.precision`).
+
+    A network without a Gaussian head gives splats made of its depth, which a note says. Where it predicts cameras even
+    though some are given, its world is brought to theirs by the similarity of `geometry.alignment.align_cameras`: that
+    says what holds for one view, two, and cameras in a line. Runs where the model is. Raises ValueError for what does
+    not fit or cannot be had from this network, MemoryError, with what to lower, when there is too little memory.
+    """
+    _check(images, cameras, K, outputs)
+    device = next(model.parameters()).device
+    images = images.to(device, torch.float32)
+    size = tuple(images.shape[-2:])
+    if K is not None:
+        K = K.to(device, torch.float32)
+        if len(images) == 1:
+            cameras = Cameras(torch.eye(4, device=device)[None], K, size)
+    try:
+        with torch.no_grad(), precision(mode or default_precision(device), device):
+            if isinstance(model, MonocularModel):
+                return _monocular(images, cameras, K, model, outputs, export_layers)
+            world = _World(cameras, model.da3.config if isinstance(model, NestedModel) else model.config, device)
+            options = {"reference_view": reference_view, "export_layers": export_layers}
+            return _any_view(images, world, K, model, outputs, frame, cameras_from, options)
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
+            raise
+        need = estimate_bytes(model, len(images), size) / 1e9
+        raise MemoryError(
+            f"{len(images)} views of {size[0]}x{size[1]} need about {need:.1f} GB, more than {device} has free; "
+            "lower --views or --size"
+        ) from error
+
+
+def estimate_bytes(model: Model, views: int, size: tuple[int, int]) -> int:
+    """Memory that `predict` needs at its peak, roughly, weights included."""
+    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    return weights + views * size[0] * size[1] * _BYTES_PER_PIXEL
+
+
+class _World:
+    """The caller's world and the network's: given cameras into the one, results back into the other."""
+
+    def __init__(self, cameras: Cameras | None, config: NetworkConfig, device: torch.device):
+        self.config, self.cameras, self.normalized = config, None, None
+        if cameras is None:
+            return
+        self.cameras = cameras.to(device, torch.float32)
+        # Worlds may be far from their origin, where float32 has few digits left.
+        self.exact = cameras.to("cpu", torch.float64)
+        batch = Cameras(self.exact.w2c[None], self.exact.K[None], cameras.size)
+        if config.cue is None:
+            normalized, unit = normalize_cameras(batch)
+        else:
+            batch = relative_to_first(batch)
+            unit = baseline_unit(batch)
+            normalized = rescale(batch, 1 / unit)
+        self.normalized, self.unit = normalized.to(device, torch.float32), unit[0]
+
+    def home(self, seen: Cameras) -> Similarity:
+        """What takes the network's world, in which it sees cameras [1, V], to the caller's."""
+        if self.cameras is None:
+            w2c = seen.w2c[0, 0].double().cpu()
+            home = Similarity(w2c[:3, :3], w2c[:3, 3], torch.ones((), dtype=torch.float64))
+        elif self.config.cameras_given == "given":
+            c2w = self.exact.c2w[0]
+            home = Similarity(c2w[:3, :3], c2w[:3, 3], self.unit)
+        else:
+            home = align_cameras(self.exact, seen[0].to("cpu", torch.float64)).inverse()
+        return home.to(seen.w2c)
+
+    def adapted(self, seen: Cameras) -> Tensor | float:
+        """The factor by which the published adapter has already scaled Gaussians towards the given cameras."""
+        if self.cameras is None or self.config.cameras_given == "given" or self.config.gs.convention != "upstream":
+            return 1.0
+        return pose_scale(seen.centers, self.normalized.centers)[0].clamp(1 / 3, 3)
+
+
+def _any_view(images, world: _World, K, model, outputs, frame, cameras_from, options) -> Prediction:
+    nested, network = isinstance(model, NestedModel), world.config
+    anyview: GaussianModel = model.da3 if nested else model
+    features = anyview.encode(images[None], world.normalized, **options)
+    layers = {i: tokens[0].float() for i, tokens in features.layers.items()}
+    if not outputs:
+        return Prediction(features=layers)
+    if set(outputs) == {"cameras"} and cameras_from == "decoder" and not nested:
+        seen = world.normalized if world.cameras is not None else anyview.predict_cameras(features)
+        return Prediction(_cameras_home(seen, world, K, frame), features=layers)
+
+    geometry = anyview.decode(features, rays=cameras_from == "rays")
+    if cameras_from == "rays" and geometry.cameras is not world.normalized:
+        seen = cameras_from_rays(geometry.rays.float(), geometry.ray_confidence.float(), features.size)
+        geometry = replace(geometry, cameras=seen)
+    if K is not None and world.cameras is None:
+        geometry = replace(geometry, cameras=Cameras(geometry.cameras.w2c, K[None], features.size))
+    wanted, gaussians, factor = "gaussians" in outputs, None, 1.0
+    if wanted and network.gs is not None:
+        gaussians, factor = anyview.gaussians(features, geometry), world.adapted(geometry.cameras)
+    notes, metres = [], None
+    if nested:
+        geometry, gaussians = model.to_metres(images[None], geometry, gaussians)
+        notes += [note for note in [scale_note(geometry)] if note is not None]
+        metres = None if notes else 1.0
+    geometry = geometry.to(torch.float32)
+    home = _identity(geometry) if frame == "network" else world.home(geometry.cameras)
+    depth = geometry.depth[0] * home.scale
+    cameras = _cameras_home(geometry.cameras, world, K, frame)
+    if gaussians is not None:
+        gaussians = Gaussians(*(x[0].float() for x in vars(gaussians).values()))
+        if frame == "given":
+            gaussians = transform(gaussians, home.rotation, home.translation, home.scale / factor)
+    elif wanted:
+        gaussians = splats_from_depth(images, depth, geometry.confidence[0], cameras)
+        notes.append(_plain_splats(network.name))
+    return Prediction(
+        cameras=cameras if "cameras" in outputs else None,
+        depth=depth if "depth" in outputs else None,
+        confidence=geometry.confidence[0] if "depth" in outputs else None,
+        sky=None if geometry.sky is None else geometry.sky[0],
+        gaussians=gaussians,
+        features=layers,
+        metres=None if metres is None else metres / float(home.scale),
+        notes=tuple(notes),
+    )
+
+
+def _identity(geometry: Geometry) -> Similarity:
+    like = geometry.depth
+    return Similarity(torch.eye(3).to(like), torch.zeros(3).to(like), torch.ones(()).to(like))
+
+
+def _cameras_home(
+    seen: Cameras, world: _World, K: Tensor | None, frame: str, home: Similarity | None = None
+) -> Cameras:
+    """Cameras [V] of the result, from those [1, V] that the network sees."""
+    if world.cameras is not None and frame == "given":
+        return world.cameras
+    seen = seen if K is None or world.cameras is not None else Cameras(seen.w2c, K[None], seen.size)
+    seen = seen[0].to(torch.float32)
+    return seen if frame == "network" else relative_to_first(seen)
+
+
+def _monocular(images, cameras, K, model: MonocularModel, outputs, export_layers) -> Prediction:
+    name, focal, size = model.config.name, model.config.canonical_focal, tuple(images.shape[-2:])
+    cameras = None if cameras is None else cameras.to(images.device, torch.float32)
+    K = K if cameras is None else cameras.K
+    if "cameras" in outputs and cameras is None:
+        raise ValueError(f"{name} sees each image alone and predicts no cameras; give them, or ask for depth only")
+    if "gaussians" in outputs and (cameras is None or len(images) > 1):
+        raise ValueError(
+            f"{name} sees each image alone, so only one image with known intrinsics becomes Gaussians; "
+            "for more take nested, giant or nano"
+        )
+    features = model.encode(images[None], export_layers=export_layers)
+    seen = Prediction(
+        cameras=cameras if "cameras" in outputs else None,
+        features={i: tokens[0].float() for i, tokens in features.layers.items()},
+    )
+    if not {"depth", "gaussians"} & set(outputs):
+        return seen
+    geometry = model.decode(features).to(torch.float32)
+    depth = geometry.depth[0]
+    if focal is not None:
+        if K is None:
+            raise ValueError(f"{name} measures depth by the focal length; give K or cameras")
+        anywhere = torch.eye(4, device=K.device).expand(1, len(K), 4, 4)
+        depth = metric_depth(geometry, Cameras(anywhere, K[None], size), focal)[0]
+    gaussians, notes = None, ()
+    if "gaussians" in outputs:
+        gaussians = splats_from_depth(images, depth, None, cameras)
+        notes = (_plain_splats(name),)
+    return replace(
+        seen,
+        depth=depth if "depth" in outputs else None,
+        sky=geometry.sky[0],
+        gaussians=gaussians,
+        metres=None if focal is None else 1.0,
+        notes=notes,
+    )
+
+
+def _plain_splats(name: str) -> str:
+    return f"{name} has no Gaussian head: these are plain splats, one a pixel, made of its depth"
+
+
+def _check(images: Tensor, cameras: Cameras | None, K: Tensor | None, outputs: Collection[str]) -> None:
+    if images.ndim != 4:
+        raise ValueError(f"images must be [V, 3, H, W], got {tuple(images.shape)}")
+    unknown = sorted(set(outputs) - {"depth", "cameras", "gaussians"})
+    if unknown:
+        raise ValueError(f"outputs can be depth, cameras and gaussians, not {unknown[0]!r}")
+    if K is not None and cameras is not None:
+        raise ValueError("give cameras, which have intrinsics, or K alone; not both")
+    if K is not None and K.shape != (len(images), 3, 3):
+        raise ValueError(f"K must be {(len(images), 3, 3)} for {len(images)} images, got {tuple(K.shape)}")
