@@ -3,17 +3,14 @@
 import dataclasses
 import json
 
-import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
 from geometry.backbone import Block
-from geometry.cameras import project, transform
+from geometry.cameras import transform
 from geometry.presets import PRESETS, HeadConfig
-from geometry.scene import scene_from_tensors
-from geometry.write_scene import write_scene
 from splat.model import GaussianModel
 from tests.train_run import TINY, Planes, tiny_config, walk
 from train import metrics_log, nvs
@@ -23,7 +20,7 @@ from train.objective import Forward, Objective, into_predicted
 from train.optimizer import Ema, learning_rate
 from train.plan import plan, shares
 from train.recipes import RECIPES
-from train.sources import SceneSource, Shape, augment, mirror, sample_seed, window
+from train.sources import Shape, sample_seed
 from train.start import add_head, make_model, prepare_blocks, with_gaussian_head
 
 
@@ -239,52 +236,3 @@ def test_the_meter_weighs_batches_and_leaves_out_what_is_not_finite():
     for value, weight in ((1.0, 0.5), (4.0, 0.25), (float("nan"), 0.25), (100.0, 0.0)):
         meter.add({"loss": torch.tensor(value)}, weight)
     assert meter.report()["loss"] == pytest.approx(2.0)
-
-
-def test_mirrored_cameras_see_the_mirrored_world():
-    cameras = walk(3)
-    points = torch.randn(50, 3) + torch.tensor([0.0, 0, 5])
-    pixels, depth = project(points, cameras)
-    flipped, depth_too = project(points * torch.tensor([-1.0, 1, 1]), mirror(cameras))
-    torch.testing.assert_close(flipped[..., 0], cameras.size[1] - pixels[..., 0], atol=1e-4, rtol=1e-5)
-    torch.testing.assert_close(flipped[..., 1], pixels[..., 1], atol=1e-4, rtol=1e-5)
-    torch.testing.assert_close(depth_too, depth)
-
-
-def test_windows_hold_neighbours_and_targets_lie_between():
-    distance = np.abs(np.arange(30)[:, None] - np.arange(30)[None]).astype(float)
-    rng = np.random.default_rng(0)
-    spans = []
-    for _ in range(50):
-        views = window(distance, 4, 2, rng)
-        assert len(set(views)) == 6
-        spans.append(max(views) - min(views))
-        assert min(views[:4]) < min(views[4:]) or max(views[:4]) > max(views[4:])
-    assert max(spans) < 16
-    with pytest.raises(ValueError, match="cannot give"):
-        window(distance[:5, :5], 4, 2, rng)
-
-
-def test_scenes_on_disk_give_the_same_batch_for_the_same_seed(tmp_path):
-    images = torch.rand(9, 3, 28, 42, generator=torch.Generator().manual_seed(0))
-    write_scene(scene_from_tensors(images, walk(9), "walk"), tmp_path / "scenes" / "walk")
-    source = SceneSource(tmp_path / "scenes", torch.device("cpu"))
-    shape = Shape(2, 3, 2, (28, 42))
-    first, again, other = source.batch(1, shape), source.batch(1, shape), source.batch(2, shape)
-    assert first.images.equal(again.images) and first.names == again.names
-    assert first.names != other.names or not first.images.equal(other.images)
-    assert first.images.shape == (2, 5, 3, 28, 42) and first.depth is None
-    (tmp_path / "nothing").mkdir()
-    with pytest.raises(ValueError, match="every sub-folder must be a posed scene"):
-        SceneSource(tmp_path / "nothing", torch.device("cpu"))
-
-
-def test_augmentation_keeps_pictures_and_cameras_together():
-    image = torch.zeros(1, 3, 28, 42, dtype=torch.uint8)
-    image[:, :, 5, 30] = 255
-    cameras = walk(1)
-    for seed in range(6):
-        moved, turned = augment(image, cameras, np.random.default_rng(seed))
-        column = int(moved[0].mean(0).flatten().argmax()) % 42
-        was_mirrored = bool(turned.K[0, 0, 2] != cameras.K[0, 0, 2])
-        assert column == (11 if was_mirrored else 30)

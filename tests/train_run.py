@@ -1,13 +1,11 @@
-"""A training run small enough for tests, in this process or, as a program, in several.
-
-`python -m tests.train_run '{"out": ..., "steps": 6}'` runs it with those changes to `tiny_config` and to `Planes`.
-"""
+"""A training run small enough for tests, in the tests' process or in several of its own."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
+import os
 import sys
+import warnings
 from pathlib import Path
 
 import torch
@@ -92,15 +90,15 @@ class Planes:
         return Batch(images, cameras, depth, depth > 0, shape.context, names)
 
 
-def run(changes: dict) -> None:
+def run_process(environment: dict[str, str], said: Path, changes: dict) -> None:
+    """The whole of a process: its place among others in `environment`, stderr to the file `said`."""
     from train import nvs
 
+    os.environ.update(environment)
+    os.dup2(os.open(said, os.O_CREAT | os.O_WRONLY), sys.stderr.fileno())
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
     planes = {key: changes.pop(key) for key in ("poison", "breaks", "log") if key in changes}
     PRESETS["tiny"] = TINY
     nvs.SyntheticSource = lambda *a, **k: Planes(**planes)
-    torch.set_num_threads(1)
-    nvs.run(tiny_config(Path(changes.pop("out")), **changes))
-
-
-if __name__ == "__main__":
-    run(json.loads(sys.argv[1]))
+    nvs.run(tiny_config(**changes))
