@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from geometry.synthetic import write_sample
+from splat.pipeline import reconstruct
 from viewer.exhibit import Exhibit
 from viewer.jobs import Job, JobQueue, Reconstructor, Request
 from viewer.opening import Photos
@@ -30,17 +31,16 @@ _POLL_SECONDS = 2.0
 class App:
     """The state behind the page. `exhibits` are the open scenes by name; `sessions` are the tabs.
 
-    `most` is how many Gaussians a browser is given to draw. Without `reconstruct` nothing can be reconstructed.
+    `most` is how many Gaussians a browser is given to draw; `device` is where jobs and rendering run.
     """
 
-    def __init__(self, most: int, device: str, reconstruct: Reconstructor | None):
+    def __init__(self, most: int, device: str = "auto", reconstruct: Reconstructor = reconstruct):
         self.most, self.device = most, render_device(device)
         self.job_device = device
         self.exhibits: dict[str, Exhibit] = {}
         self.sessions: dict[int, Session] = {}
         self.run: TrainingRun | None = None
         self.worker = RenderWorker()
-        self.jobs: JobQueue | None = None
         self.current: Job | None = None
         self._results: list[str] = []
         self._numbers = itertools.count(1)
@@ -49,8 +49,7 @@ class App:
         self._closed = threading.Event()
         self._shown_checkpoint = ""
         self.follow = True
-        if reconstruct is not None:
-            self.jobs = JobQueue(reconstruct, self.folder, self._job_changed)
+        self.jobs = JobQueue(reconstruct, self.folder, self._job_changed)
 
     @property
     def folder(self) -> Path:
@@ -58,14 +57,12 @@ class App:
         return Path(self._folder.name)
 
     def add(self, thing: Exhibit | Photos | TrainingRun) -> None:
-        """Show what `open_thing` opened; photos are reconstructed first. ValueError when that is not possible here."""
+        """Show what `open_thing` opened; photos are reconstructed first."""
         if isinstance(thing, Exhibit):
             self.show(thing)
         elif isinstance(thing, TrainingRun):
             self.run = thing
             threading.Thread(target=self._follow, name="training run", daemon=True).start()
-        elif self.jobs is None:
-            raise ValueError(f"{thing.path}: photos are reconstructed by `raysplat view`; this program only shows")
         else:
             self.submit(Request(thing.path, thing.name, device=self.job_device))
 
@@ -77,8 +74,6 @@ class App:
 
     def submit(self, request: Request, upload: TemporaryDirectory | None = None) -> Job:
         """Queue a reconstruction; `upload` is kept until it is over. Raises ValueError when it cannot be."""
-        if self.jobs is None:
-            raise ValueError("this server was started without a reconstructor; start it with `raysplat view`")
         job = self.jobs.submit(request)
         if upload is not None:
             self._uploads[job.number] = upload
@@ -93,8 +88,7 @@ class App:
     def close(self) -> None:
         """Stop jobs, rendering and polling, and remove the temporary files."""
         self._closed.set()
-        if self.jobs is not None:
-            self.jobs.close()
+        self.jobs.close()
         self.worker.close()
         for upload in self._uploads.values():
             upload.cleanup()
@@ -128,7 +122,7 @@ class App:
             try:
                 changed = self.run.read()
                 newest = self.run.checkpoint()
-                if self.follow and self.jobs and newest and newest.name != self._shown_checkpoint:
+                if self.follow and newest and newest.name != self._shown_checkpoint:
                     busy = self.current is not None and not self.current.finished
                     if not busy:
                         self.show_checkpoint()

@@ -15,7 +15,7 @@ from geometry.cameras import Cameras
 from geometry.images import DECODE_ERRORS, to_tensor
 from geometry.scene import open_scene, scene_name
 from splat.cameras_json import read_cameras
-from splat.files import READERS, read_gaussians
+from splat.files import SUFFIXES, read_gaussians
 from splat.outputs import file_names
 from viewer.exhibit import Exhibit, make_exhibit
 from viewer.training_run import TrainingRun, is_training_run
@@ -41,7 +41,7 @@ def open_thing(path: str | Path) -> Exhibit | Photos | TrainingRun:
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file or folder")
-    if path.suffix.lower() in READERS and path.is_file():
+    if path.suffix.lower() in SUFFIXES and path.is_file():
         return _open_gaussians(path, path.stem)
     if path.is_dir() and (path / "scene.ply").is_file():
         return _open_gaussians(path / "scene.ply", path.resolve().name)

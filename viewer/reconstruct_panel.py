@@ -37,9 +37,9 @@ def add_reconstruct_panel(session: Session) -> Inbox:
     inbox = Inbox()
     gui.add_html(_DROP_AREA)
     # One at a time, for browsers in which the area does not work.
-    gui.add_upload_button("Add one file", mime_type="image/*,video/*")
+    gui.add_upload_button("Add one file", mime_type="image/*,video/*", color="gray")
     uploaded = gui.add_markdown("")
-    clear = gui.add_button("Remove the uploads", disabled=True)
+    clear = gui.add_button("Remove the uploads", disabled=True, color="gray")
     weights = gui.add_dropdown("weights", WEIGHTS, initial_value="nano", hint="others are downloaded on first use")
     views = gui.add_slider("views", 0, 24, 1, 0, hint="how many photos the network sees; 0: all, at most 12")
     size = gui.add_dropdown("size", SIZES, initial_value="252", hint="long side that the network sees; more is slower")

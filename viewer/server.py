@@ -7,14 +7,14 @@ import io
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from splat.pipeline import pick_device
 from viewer.app import App
 from viewer.cameras_panel import add_cameras_panel
 from viewer.compare_panel import add_compare_panel
 from viewer.guard import harden, is_loopback
-from viewer.jobs import Reconstructor
 from viewer.opening import open_thing
 from viewer.path_panel import add_path_panel
 from viewer.reconstruct_panel import add_reconstruct_panel
@@ -22,38 +22,50 @@ from viewer.session import Session
 from viewer.training_panel import add_training_panel
 from viewer.view_panel import add_look_panel, add_save_panel, add_scene_panel
 
-MOST_SPLATS = 500_000
-
 
 def serve(
     things: Sequence[str | Path],
-    *,
-    reconstruct: Reconstructor | None = None,
     host: str = "127.0.0.1",
     port: int = 8080,
     device: str = "auto",
-    most_splats: int = MOST_SPLATS,
+    most_splats: int = 500_000,
 ) -> int:
     """Show `things` (see `viewer.opening.open_thing`) in a page until Ctrl-C or SIGTERM; returns 0 then.
 
-    The first thing is shown, the others can be chosen and compared; without any the page offers to upload photos.
-    `reconstruct` makes scenes of photos. Raises OSError or ValueError, before anything is served, when a thing cannot
-    be opened or the port is taken, ImportError when viser is missing.
+    The first thing is shown, the others can be chosen and compared; without any the page offers to upload photos. A
+    browser draws `most_splats` Gaussians at most. Raises OSError or ValueError, before anything is served, when a thing
+    cannot be opened, the device not used or the port is taken, ImportError when viser is missing.
     """
     opened = [open_thing(thing) for thing in things]
-    app = App(most_splats, device, reconstruct)
+    pick_device(device)
+    app = App(most_splats, device)
     try:
-        server = start(app, host, port)
-        try:
-            for thing in reversed(opened):
-                app.add(thing)
-            _wait()
-        finally:
-            server.stop()
+        with _until_stopped() as stopped:
+            server = start(app, host, port)
+            try:
+                for thing in reversed(opened):
+                    app.add(thing)
+                # A wait without end would not let signals in on every platform.
+                while not stopped.wait(0.5):
+                    pass
+            finally:
+                server.stop()
     finally:
         app.close()
     print("viewer: stopped", file=sys.stderr)
     return 0
+
+
+@contextlib.contextmanager
+def _until_stopped() -> Iterator[threading.Event]:
+    """An event that Ctrl-C or SIGTERM sets, instead of interrupting whatever is going on."""
+    stopped = threading.Event()
+    before = {s: signal.signal(s, lambda *_: stopped.set()) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stopped
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def start(app: App, host: str, port: int):
@@ -94,9 +106,8 @@ def _connect(app: App, client) -> None:
         add_path_panel(session)
     with tabs.add_tab("Compare"):
         add_compare_panel(session)
-    if app.jobs is not None:
-        with tabs.add_tab("New"):
-            session.inbox = add_reconstruct_panel(session)
+    with tabs.add_tab("New"):
+        session.inbox = add_reconstruct_panel(session)
     if app.run is not None:
         with tabs.add_tab("Training"):
             add_training_panel(session)
@@ -109,16 +120,3 @@ def _disconnect(app: App, client) -> None:
     session = app.sessions.pop(client.client_id, None)
     if session is not None:
         session.close()
-
-
-def _wait() -> None:
-    """Return at Ctrl-C or SIGTERM."""
-    stop = threading.Event()
-    before = {s: signal.signal(s, lambda *_: stop.set()) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        # A wait without end would not let signals in on every platform.
-        while not stop.wait(0.5):
-            pass
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -16,8 +16,6 @@ from splat.checkpoint import locate
 from splat.model import GaussianModel
 
 METRICS, CONFIG, LATEST = "metrics.jsonl", "config.json", "checkpoints/latest"
-# Tensors of torch's AveragedModel: the network behind this prefix, and a counter.
-_AVERAGED = "module."
 _MOST_POINTS = 2000
 
 
@@ -108,8 +106,8 @@ class TrainingRun:
         with torch.device("meta"):
             model = GaussianModel(self._network())
         try:
-            tensors = load_file(newest / "ema.safetensors")
-            tensors = {k.removeprefix(_AVERAGED): v for k, v in tensors.items() if k.startswith(_AVERAGED)}
+            # The averages are of the trained parameters; the others are those of the network.
+            tensors = load_file(newest / "model.safetensors") | load_file(newest / "ema.safetensors")
             model.load_state_dict(tensors, assign=True)
         except (SafetensorError, FileNotFoundError) as error:
             raise OSError(f"{newest}: cannot be read ({error})") from error

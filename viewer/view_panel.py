@@ -14,7 +14,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from geometry.cameras import resize
 from geometry.images import fit_size
-from splat.files import WRITERS, write_gaussians
+from splat.files import SUFFIXES, write_gaussians
 from viewer.browser_camera import cameras_from_text, cameras_text
 from viewer.exhibit import Exhibit
 from viewer.look import shown
@@ -122,7 +122,7 @@ def add_save_panel(session: Session) -> None:
         still = gui.add_button("Save this view as PNG")
         text = gui.add_text("camera", "", multiline=True, hint="the current camera as cameras.json; or paste one")
         copy = gui.add_button_group("camera as JSON", ("show", "download", "go there"))
-        kind = gui.add_dropdown("format", tuple(WRITERS))
+        kind = gui.add_dropdown("format", SUFFIXES)
         only = gui.add_checkbox("only what is shown", False, hint="leave out what the thresholds hide")
         scene = gui.add_button("Download the scene")
 
@@ -144,8 +144,8 @@ def add_save_panel(session: Session) -> None:
             client.send_file_download("camera.json", text.value.encode(), save_immediately=True)
 
     def save_scene(_event) -> None:
-        if kind.value not in WRITERS:
-            raise ValueError(f"formats are {', '.join(WRITERS)}")
+        if kind.value not in SUFFIXES:
+            raise ValueError(f"formats are {', '.join(SUFFIXES)}")
         e = session.exhibit
         gaussians = shown(e, replace(session.look, degree=3)) if only.value else e.gaussians
         with TemporaryDirectory() as folder:
