@@ -13,6 +13,8 @@ from raysplat import __version__
 COMMANDS = {
     "reconstruct": "photos, a video, COLMAP or transforms.json to 3D Gaussians, pictures and a video",
     "render": "pictures or a video of a .ply, through the cameras of a cameras.json",
+    "pack": "scenes with cameras to one file per scene, from which training reads single views",
+    "convert": "files of Gaussians: .ply, .splat and .spz from one to the other",
     "view": "a scene, photos or a training run in the browser",
     "demo": "all of it on a small scene made on the spot; no GPU and no network needed",
     "doctor": "what this machine can do, and what to install for the rest",

@@ -1,0 +1,112 @@
+"""Changes to the photos of a scene, the same for all its views, with cameras and depth moved along.
+
+Photos are uint8 [H, W, 3] until they are a batch; sizes are (height, width); K is in pixels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from geometry.cameras import Cameras
+from geometry.images import center_window, cover_size, resize_array
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How much a scene may be changed; `Augmentation(mirror=0, gamma=1, gain=0)` changes nothing."""
+
+    mirror: float = 0.5  # share of scenes that are mirrored left to right
+    zoom: float = 1.0  # photos are enlarged by a factor from 1 to this before the window is cut
+    shift: float = 0.0  # how far the window may lie off the centre, from 0 to 1 = the border of the photo; moves the
+    # principal point, which networks that take the field of view alone (all published ones) cannot be told
+    gamma: float = 1.25  # brightness to a power from 1 / gamma to gamma
+    gain: float = 0.15  # each colour channel times 1 - gain to 1 + gain
+
+    def __post_init__(self):
+        if not (0 <= self.mirror <= 1 and 0 <= self.shift <= 1 and 0 <= self.gain < 1):
+            raise ValueError("mirror and shift must lie in 0..1, gain in 0 to below 1")
+        if min(self.zoom, self.gamma) < 1:
+            raise ValueError(f"zoom and gamma must be 1 or more, got {self.zoom} and {self.gamma}")
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One scene's share of an `Augmentation`."""
+
+    mirrored: bool
+    zoom: float
+    shift: tuple[float, float]  # down and right, -1..1
+    gamma: float
+    gain: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Placement:
+    """A photo of size `old` is resampled to `new`; the window of `size` at (`top`, `left`) is the picture."""
+
+    old: tuple[int, int]
+    new: tuple[int, int]
+    top: int
+    left: int
+    size: tuple[int, int]
+
+    def photo(self, resampled: np.ndarray) -> np.ndarray:
+        """[new H, new W, ...] to [H, W, ...]."""
+        return resampled[self.top : self.top + self.size[0], self.left : self.left + self.size[1]]
+
+    def depth(self, depth: np.ndarray) -> np.ndarray:
+        """A depth map [h, w] of the whole photo, at any size, to [H, W]; values are picked, never mixed."""
+        rows = ((np.arange(self.size[0]) + self.top + 0.5) * (depth.shape[0] / self.new[0])).astype(np.int64)
+        columns = ((np.arange(self.size[1]) + self.left + 0.5) * (depth.shape[1] / self.new[1])).astype(np.int64)
+        return depth[np.ix_(rows, columns)]
+
+    def K(self, K: np.ndarray) -> np.ndarray:
+        """Intrinsics [3, 3] of the photo to those of the picture."""
+        moved = np.diag([self.new[1] / self.old[1], self.new[0] / self.old[0], 1.0]) @ K
+        moved[:2, 2] -= (self.left, self.top)
+        return moved
+
+
+def draw(augmentation: Augmentation, rng: np.random.Generator) -> Drawn:
+    a = augmentation
+    return Drawn(
+        mirrored=bool(rng.random() < a.mirror),
+        zoom=float(rng.uniform(1, a.zoom)),
+        shift=tuple(rng.uniform(-a.shift, a.shift, 2).tolist()),
+        gamma=float(a.gamma ** rng.uniform(-1, 1)),
+        gain=tuple(rng.uniform(1 - a.gain, 1 + a.gain, 3).tolist()),
+    )
+
+
+def place(old: tuple[int, int], size: tuple[int, int], drawn: Drawn) -> Placement:
+    """Where the picture of `size` lies in a photo of size `old`."""
+    new = cover_size(old, tuple(int(np.ceil(side * drawn.zoom)) for side in size))
+    corner = []
+    for middle, room, shift in zip(center_window(new, size), np.subtract(new, size), drawn.shift):
+        corner.append(int(np.clip(round(middle + shift * room / 2), 0, room)))
+    return Placement(tuple(old), new, *corner, tuple(size))
+
+
+def resample(photo: np.ndarray, placement: Placement) -> np.ndarray:
+    return resize_array(photo, placement.new)
+
+
+def tint(images: Tensor, drawn: Drawn) -> Tensor:
+    """Photos [V, 3, H, W] uint8 to floats in [0, 1] with the scene's gamma and gain."""
+    images = images.float() / 255
+    gain = torch.tensor(drawn.gain, dtype=images.dtype, device=images.device)[:, None, None]
+    return (images**drawn.gamma * gain).clamp(0, 1)
+
+
+def mirror(cameras: Cameras) -> Cameras:
+    """Cameras of the mirrored world whose pictures are the given ones flipped left to right."""
+    # Mirroring x in the world and in every camera leaves the cameras rigid.
+    sign = torch.ones(4, 4, dtype=cameras.w2c.dtype, device=cameras.w2c.device)
+    sign[0, 1:], sign[1:, 0] = -1, -1
+    K = cameras.K.clone()
+    K[..., 0, 2] = cameras.size[1] - K[..., 0, 2]
+    return Cameras(cameras.w2c * sign, K, cameras.size)

@@ -1,0 +1,184 @@
+"""Scenes with photos and cameras, on disk or in object storage, as a source of training samples.
+
+Scenes are listed at once and opened when they are drawn; of a scene only the views of the sample are read. Bad data is
+skipped and counted, never silently: the first fault of each scene is printed, and too many stop the run.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Lock
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from geometry.cameras import Cameras
+from geometry.scene import Scene
+from geometry.scene_depth import depth_file, parse_depth, sparse_depth
+from geometry.scene_pack import PackedPhotos
+from geometry.scene_roots import find_scenes, open_any
+from train.augment import Augmentation, Drawn, Placement, draw, mirror, place, resample, tint
+from train.batch import Batch, Shape
+from train.cache import Cache
+from train.sampling import Sampling, sample_views
+
+HASH = re.compile(r"[0-9a-f]{64}")
+OPEN_SCENES = 64  # kept open: their cameras and points, not their photos
+TRIES = 20  # scenes drawn for one place in a batch before the source gives up
+ENOUGH = 200  # draws after which the share of bad ones is judged
+
+
+def refuse_benchmark(names: Iterable[str], root: str | Path) -> None:
+    """ValueError naming the first of the scenes `names` (paths below `root`) that is in DL3DV's benchmark."""
+    for name in names:
+        for part in filter(HASH.fullmatch, name.split("/")):
+            from geometry.dl3dv import is_benchmark_scene
+
+            if is_benchmark_scene(part):
+                raise ValueError(
+                    f"{root}: {name} is one of the 140 scenes of DL3DV's benchmark; a model trained on it cannot be "
+                    "scored there. Move it away, or set allow_benchmark"
+                )
+
+
+@dataclass(frozen=True)
+class SceneOptions:
+    """How samples are drawn from scenes."""
+
+    sampling: Sampling = "window"  # views that are neighbours, or far apart as in the paper's benchmark
+    depth: Literal["none", "sparse", "stored"] = "none"  # from the scene's points, or maps beside the photos
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    image_folder: str | None = None  # among images, images_4, images_8 where a scene has several
+    allow_benchmark: bool = False  # take scenes of DL3DV's benchmark too, on which no score is then worth anything
+    max_bad: float = 0.05  # share of draws that may meet bad data before the run stops
+    cache_mb: int = 1024  # decoded photos kept in memory; helps when all of them fit
+    decoders: int = min(8, os.cpu_count() or 1)  # threads that read and decode
+
+
+DEFAULTS = SceneOptions()
+
+
+class SceneSource:
+    """Samples of the posed scenes below `root` (see `find_scenes`), each a pure function of its seed and the data.
+
+    ValueError when there is no scene, or one of DL3DV's benchmark.
+    """
+
+    def __init__(self, root: str | Path, device: torch.device, options: SceneOptions = DEFAULTS):
+        self.root, self.device, self.options = root, device, options
+        self.scenes = find_scenes(root)
+        self.names = list(self.scenes)
+        if not options.allow_benchmark:
+            refuse_benchmark(self.names, root)
+        self.draws = self.bad_draws = 0
+        self.faults: dict[str, str] = {}  # scene: what was first wrong with it
+        self._lock = Lock()
+        self._opened = Cache(OPEN_SCENES)
+        self._photos = Cache(options.cache_mb << 20)
+        self._pool = ThreadPoolExecutor(options.decoders, thread_name_prefix="decode")
+
+    def batch(self, seed: int, shape: Shape, turn: int = 0) -> Batch:
+        """A batch of `shape`. Raises ValueError when too many draws meet bad data, or none a scene that is fit."""
+        samples = [self._sample((seed, turn, place), shape) for place in range(shape.scenes)]
+        images, w2c, K, depth, names = zip(*samples)
+        cameras = Cameras(torch.stack(w2c), torch.stack(K), shape.size)
+        depth = None if self.options.depth == "none" else torch.stack(depth)
+        return Batch(torch.stack(images), cameras, depth, None if depth is None else depth > 0, shape.context, names)
+
+    def _sample(self, seed: tuple[int, ...], shape: Shape) -> tuple[Tensor, Tensor, Tensor, Tensor | None, str]:
+        """Images, w2c, K, depth and name of one scene; another scene is drawn when the first one is not fit."""
+        reason = ""
+        for attempt in range(TRIES):
+            rng = np.random.default_rng([*seed, attempt])
+            name = self.names[int(rng.integers(len(self.names)))]
+            try:
+                scene = self._open(name)
+                if len(scene) < shape.context + shape.targets:
+                    reason = f"{name} has {len(scene)} views, {shape.context} + {shape.targets} are needed"
+                    continue
+                views = sample_views(scene.w2c, shape.context, shape.targets, self.options.sampling, rng)
+                sample = self._load(scene, views, shape.size, draw(self.options.augmentation, rng))
+            except (ValueError, OSError) as error:
+                reason = " ".join(str(error).split())
+                self._count(name, reason)
+                continue
+            self._count(name)
+            if not self.options.allow_benchmark:
+                refuse_benchmark([scene.name], self.scenes[name])  # it may lie under another name
+            return *sample, f"{name}/{','.join(map(str, views))}"
+        raise ValueError(f"{self.root}: {TRIES} scenes in a row could not be used, the last because: {reason}")
+
+    def _open(self, name: str) -> Scene:
+        path = self.scenes[name]
+        points = self.options.depth == "sparse"
+        scene: Scene = self._opened.get(name, lambda: open_any(path, self.options.image_folder, points))
+        if scene.w2c is None:
+            raise ValueError(f"{path}: the scene has no poses")
+        return scene
+
+    def _load(
+        self, scene: Scene, views: list[int], size: tuple[int, int], drawn: Drawn
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        placements = [place(scene.sizes[i], size, drawn) for i in views]
+        photos = self._pool.map(lambda i, placed: placed.photo(self._photo(scene, i, placed)), views, placements)
+        images = torch.from_numpy(np.stack(list(photos))).to(self.device).permute(0, 3, 1, 2)
+        w2c = scene.w2c[views]
+        # The frame is free, and map coordinates would not survive float32: the first camera becomes the origin.
+        origin = -w2c[0, :3, :3].T @ w2c[0, :3, 3]
+        w2c = np.concatenate([w2c[..., :3], w2c @ np.append(origin, 1)[:, None]], -1)
+        K = np.stack([placed.K(scene.K[i]) for i, placed in zip(views, placements)])
+        depth = None
+        if self.options.depth != "none":
+            known = [self._depth(scene, i, placed, K[n]) for n, (i, placed) in enumerate(zip(views, placements))]
+            depth = torch.from_numpy(np.stack(known)).to(self.device)
+        cameras = Cameras(torch.from_numpy(w2c).float(), torch.from_numpy(K).float(), size).to(self.device)
+        images = tint(images, drawn)
+        if drawn.mirrored:
+            images, cameras, depth = images.flip(-1), mirror(cameras), None if depth is None else depth.flip(-1)
+        return images, cameras.w2c, cameras.K, depth
+
+    def _photo(self, scene: Scene, i: int, placed: Placement) -> np.ndarray:
+        """A photo at the size that `placed` cuts its window from."""
+
+        def read() -> np.ndarray:
+            packed = isinstance(scene.load, PackedPhotos)
+            photo = scene.load(i, placed.new) if packed else scene.load(i)
+            return resample(photo, placed)
+
+        return self._photos.get((scene.root, i, placed.new), read, lambda photo: photo.nbytes)
+
+    def _depth(self, scene: Scene, i: int, placed: Placement, K: np.ndarray) -> np.ndarray:
+        """[H, W] float32 known depth of a view's window, 0 where unknown; in the unit of the poses if "sparse"."""
+        if self.options.depth == "sparse":
+            if scene.points is None or scene.points.visible is None:
+                return np.zeros(placed.size, np.float32)
+            return sparse_depth(scene.points.xyz[scene.points.visible[i]], scene.w2c[i], K, placed.size)
+        if isinstance(scene.load, PackedPhotos):
+            stored = scene.load.depth(i)
+        else:
+            file = depth_file(scene, i)
+            stored = None if file is None else parse_depth(file.read_bytes(), str(file))
+        return np.zeros(placed.size, np.float32) if stored is None else placed.depth(stored)
+
+    def _count(self, name: str, fault: str | None = None) -> None:
+        """Count a draw. The counts say when to stop; they never steer what is drawn."""
+        with self._lock:
+            self.draws += 1
+            self.bad_draws += fault is not None
+            first = fault is not None and name not in self.faults
+            if first:
+                self.faults[name] = fault
+            draws, bad = self.draws, self.bad_draws
+        if first:
+            tqdm.write(f"skipped: {fault} ({len(self.faults)} bad scenes so far)", file=sys.stderr)
+        if draws >= ENOUGH and bad > self.options.max_bad * draws:
+            raise ValueError(f"{self.root}: {bad} of {draws} draws met bad data, the last: {fault}")

@@ -1,0 +1,54 @@
+"""Procedural scenes (geometry/synthetic) as a source of training samples."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from geometry.synthetic import SyntheticConfig, make_atlas, sample_batch
+from train.augment import mirror
+from train.batch import Batch, Shape
+
+
+class SyntheticSource:
+    """Scenes made on the training device; a draw is kept for the steps that share it, so use one thread."""
+
+    def __init__(self, device: torch.device, *, textures: int = 512, photos: Path | None = None, seed: int = 0):
+        self.device = device
+        self.config = SyntheticConfig()
+        self.atlas = make_atlas(seed, textures, device=device, photos=photos)
+        self.drawn: tuple[tuple[int, Shape], Batch] | None = None
+
+    @torch.no_grad()
+    def batch(self, seed: int, shape: Shape, turn: int = 0) -> Batch:
+        """Turns 0 and 1 are halves of one draw of scenes; later turns show them with other views as inputs, mirrored.
+
+        Casting a scene costs as much as a training step on it, and a small draw costs as much as a large one.
+        """
+        if self.drawn is None or self.drawn[0] != (seed, shape):
+            self.drawn = ((seed, shape), self.draw(seed, shape))
+        drawn = self.drawn[1]
+        half = slice(shape.scenes * (turn % 2), shape.scenes * (turn % 2 + 1))
+        count = shape.context + shape.targets
+        order = list(range(count))
+        if turn >= 2:
+            np.random.default_rng([seed, turn]).shuffle(order)
+        images, cameras = drawn.images[half][:, order], drawn.cameras[half][:, order]
+        depth, valid = drawn.depth[half][:, order], drawn.valid[half][:, order]
+        if turn // 2 % 2 == 1:
+            images, depth, valid, cameras = images.flip(-1), depth.flip(-1), valid.flip(-1), mirror(cameras)
+        return Batch(images, cameras, depth, valid, shape.context, drawn.names[half])
+
+    def draw(self, seed: int, shape: Shape) -> Batch:
+        """Twice as many scenes as a batch of `shape` has."""
+        scenes, count = 2 * shape.scenes, shape.context + shape.targets
+        config = replace(self.config, targets=shape.targets)
+        made = sample_batch(seed, scenes, count, shape.size, self.atlas, self.device, config)
+        # The sky has no surface but it is far away, and Gaussians there should be too.
+        far = 2 * made.depth.amax((1, 2, 3), keepdim=True)
+        names = tuple(f"synthetic/{seed}/{i}" for i in range(scenes))
+        depth = torch.where(made.valid, made.depth, far)
+        return Batch(made.images, made.cameras, depth, made.valid, shape.context, names)
