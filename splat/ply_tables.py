@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -108,9 +109,8 @@ def _read_text(header: Header, table: Table, skip: int) -> np.ndarray:
     with open(header.path, "rb") as file:
         file.seek(header.offset)
         try:
-            rows = np.loadtxt(
-                file, ndmin=2, skiprows=skip, max_rows=table.count, comments=None, encoding="latin1", usecols=None
-            )
+            lines = islice(file, skip, skip + table.count)
+            rows = np.loadtxt(lines, ndmin=2, comments=None, encoding="latin1")
         except ValueError as error:
             raise ValueError(f"{header.path}: its ASCII numbers cannot be read: {str(error)[:100]}") from error
     if rows.shape != (table.count, len(table.types)):

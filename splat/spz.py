@@ -32,6 +32,7 @@ _HAS_EXTENSIONS = 2
 _FLIP = np.array([1, -1, -1], np.float32)
 _PROBE = torch.tensor([0.7, 0.5, 0.3], dtype=torch.float64)
 _SH_SIGNS = (sh_basis(_PROBE, 3) * sh_basis(_PROBE * torch.from_numpy(_FLIP), 3)).sign().float().numpy()
+_USUAL_FRACTION_BITS, _MOST_FRACTION_BITS = 12, 22
 # byte = value * steps + zero
 _COLOR_STEPS, _COLOR_ZERO = 0.15 * 255, 127.5
 _SCALE_STEPS, _SCALE_ZERO = 16, 160
@@ -62,9 +63,9 @@ class _Head(NamedTuple):
 def write_spz(path: str | Path, gaussians: Gaussians) -> int:
     """Write one scene of Gaussians [N] and return how many were dropped as not finite.
 
-    The step of positions is an eighth of a small Gaussian where the farthest one lets it be so fine. Warns where the
-    format is too narrow for the scene: a coarser step than that, scales outside e^-10..e^5.9. Raises ValueError for a
-    batch of scenes and when nothing is left to write: an empty file is a broken one to other programs.
+    The step of positions is 1/4096, or an eighth of a small Gaussian, if the farthest one lets it be so fine. Warns
+    where the format is too narrow for the scene: a coarser step, or scales outside e^-10..e^5.9. Raises ValueError for
+    a batch of scenes and when nothing is left to write: an empty file is a broken one to other programs.
     """
     gaussians, dropped = rows_to_write(gaussians)
     if not gaussians.count:
@@ -191,11 +192,11 @@ def _fraction_bits(path: str | Path, means: np.ndarray, sizes: np.ndarray) -> in
     """How many of the 24 bits of a coordinate come behind the point; warns where the format does not suffice."""
     small = max(float(np.quantile(sizes, 0.05)), 1e-12)
     farthest = max(float(np.abs(means).max()), 1e-12)
-    wanted, possible = math.ceil(math.log2(8 / small)), math.floor(math.log2((2**23 - 1) / farthest))
-    bits = min(max(min(wanted, possible), 1), 22)
-    if bits < wanted - 3:
-        step = f"{2.0**-bits:.3g} is coarse for Gaussians of {small:.3g}"
-        warnings.warn(f"{path}: the farthest at {farthest:.3g}, the step of positions {step}; crop it", stacklevel=3)
+    wanted = min(max(math.ceil(math.log2(8 / small)), _USUAL_FRACTION_BITS), _MOST_FRACTION_BITS)
+    bits = max(min(wanted, math.floor(math.log2((2**23 - 1) / farthest))), 1)
+    if 2.0**-bits > small:
+        step = f"{2.0**-bits:.3g} is coarse for Gaussians of {small:.3g}; crop or scale the scene"
+        warnings.warn(f"{path}: the farthest at {farthest:.3g}, the step of positions {step}", stacklevel=3)
     log = np.log(sizes)
     outside = int(((log < -10.03) | (log > 5.97)).sum())
     if outside > len(sizes) // 100:

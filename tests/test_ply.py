@@ -1,16 +1,22 @@
 """Gaussian PLY files: the exact layout, nothing lost on the way, and clear words about broken files."""
 
 import time
+import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from plyfile import PlyData
+from plyfile import PlyData, PlyElement
 
 from splat.gaussians import Gaussians
+from splat.outputs import psnr
 from splat.ply import read_ply, write_ply
+from tests.gaussian_samples import picture, woven
+
+DATA = Path(__file__).parent / "data"
 
 
 def made_up(count: int, degree: int = 2, seed: int = 0) -> Gaussians:
@@ -92,6 +98,147 @@ def test_any_order_and_type_of_properties_is_read(tmp_path_factory, count, degre
     assert_same(read_ply(path), gaussians)
 
 
+@pytest.mark.parametrize(("text", "order"), [(True, "="), (False, ">"), (False, "<")])
+@pytest.mark.parametrize("degree", [0, 3])
+def test_ascii_and_either_byte_order_are_read(tmp_path, text, order, degree):
+    """As plyfile writes them, without normals, behind another element."""
+    gaussians = made_up(30, degree)
+    write_ply(tmp_path / "scene.ply", gaussians)
+    rows = PlyData.read(tmp_path / "scene.ply")["vertex"].data
+    kept = [name for name in rows.dtype.names if name not in ("nx", "ny", "nz")]
+    bare = np.empty(30, [(name, "f4") for name in kept])
+    for name in kept:
+        bare[name] = rows[name]
+    other = np.array([(1, 2.5), (3, 4.5)], [("id", "u1"), ("weight", "f8")])
+    elements = [PlyElement.describe(other, "camera"), PlyElement.describe(bare, "vertex")]
+    PlyData(elements, text=text, byte_order=order).write(tmp_path / "other.ply")
+    assert_same(read_ply(tmp_path / "other.ply"), gaussians)
+
+
+def test_the_compressed_layout_of_supersplat_is_read():
+    """woven_packed.ply is `woven(270, 1)` as splat-transform 2.7.1 compressed our .ply: two chunks, another order."""
+    gaussians, want = read_ply(DATA / "woven_packed.ply"), woven(270, 1)
+    nearest = torch.cdist(want.means.double(), gaussians.means.double()).argmin(1)
+    assert sorted(nearest.tolist()) == list(range(270))
+    gaussians = gaussians.select(nearest)
+    torch.testing.assert_close(gaussians.means, want.means, rtol=0, atol=0.003)
+    torch.testing.assert_close(gaussians.scales, want.scales, rtol=0.005, atol=0)
+    torch.testing.assert_close(gaussians.opacities, want.opacities, rtol=0, atol=0.5 / 255 + 1e-6)
+    torch.testing.assert_close(gaussians.sh[:, 0], want.sh[:, 0], rtol=0, atol=0.01)
+    torch.testing.assert_close(gaussians.sh[:, 1:], want.sh[:, 1:], rtol=0, atol=0.5 / 32 + 1e-6)
+    assert float((gaussians.quats * want.quats).sum(-1).abs().min()) > 1 - 1e-5
+    assert psnr(picture(gaussians), picture(want)) > 40
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (b"element chunk 2", b"element chunk 3", "3 chunks of 256 do not make 270 Gaussians"),
+        (b"element chunk 2", b"element other 2", "without its table 'chunk'"),
+        (b"float max_scale_z", b"float max_scale", "lacks 'max_scale_z'"),
+        (b"uint packed_color", b"uint packed_colour", "lacks 'packed_color'"),
+        (b"element sh 270", b"element sh 271", "must have 270 rows"),
+        (b"uchar f_rest_8", b"uchar f_rest_9", "must have 270 rows"),
+        (b"element vertex 270", b"element vertex 512", "the header promises|must have 512 rows"),
+    ],
+)
+def test_broken_compressed_files_get_one_clear_line(tmp_path, old, new, message):
+    path = tmp_path / "scene.ply"
+    content = (DATA / "woven_packed.ply").read_bytes()
+    assert old in content
+    path.write_bytes(content.replace(old, new, 1))
+    with pytest.raises(ValueError, match=message) as error:
+        read_ply(path)
+    assert str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("degree", "floor"), [(0, 100), (3, 100)])
+def test_the_picture_is_kept(tmp_path, degree, floor):
+    gaussians = woven(1000, degree)
+    write_ply(tmp_path / "scene.ply", gaussians)
+    assert psnr(picture(read_ply(tmp_path / "scene.ply")), picture(gaussians)) > floor
+
+
+def plain_ply(names: str, rows: int = 2, more: str = "") -> bytes:
+    properties = "".join(f"property float {name}\n" for name in names.split())
+    header = f"ply\nformat binary_little_endian 1.0\nelement vertex {rows}\n{properties}{more}end_header\n"
+    return header.encode() + bytes(4 * rows * len(names.split()))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (plain_ply("x y z red green blue"), "a point cloud: its vertices lack 'f_dc_0'"),
+        (plain_ply("x y z", more="element face 0\nproperty list uchar int vertex_indices\n"), "but a mesh"),
+        (plain_ply("x y z f_dc_0 f_dc_1 f_dc_2 opacity scale_0 scale_1 rot_0 rot_1 rot_2 rot_3"), "lack 'scale_2'"),
+    ],
+)
+def test_other_things_in_a_ply_are_named(tmp_path, content, message):
+    (tmp_path / "scene.ply").write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        read_ply(tmp_path / "scene.ply")
+
+
+def test_flat_splats_and_full_opacity_of_other_writers_are_kept(tmp_path):
+    """A logarithm of 0 is -inf, a logit of 1 is inf."""
+    path = tmp_path / "scene.ply"
+    write_ply(path, made_up(3, degree=0))
+    ply = PlyData.read(path, mmap=False)
+    ply["vertex"].data["scale_2"] = -np.inf
+    ply["vertex"].data["opacity"] = np.inf
+    ply.write(path)
+    gaussians = read_ply(path)
+    assert gaussians.count == 3 and gaussians.opacities.tolist() == [1, 1, 1]
+    assert bool((gaussians.scales[:, 2] > 0).all()) and float(gaussians.scales[:, 2].max()) < 1e-10
+
+
+def test_lying_headers_take_neither_time_nor_memory(tmp_path):
+    path = tmp_path / "scene.ply"
+    write_ply(path, made_up(5, degree=3))
+    content = path.read_bytes()
+    many = b"".join(b"element e%d 999999999999999\nproperty double a\n" % i for i in range(1000))
+    bombs = [
+        content.replace(b"vertex 5", b"vertex 900000000000000"),
+        content.replace(b"binary_little_endian", b"ascii").replace(b"vertex 5", b"vertex 900000000000000"),
+        content.replace(b"element vertex", many + b"element vertex"),
+        content.replace(b"element vertex", b"element x 900000000000000\nproperty char a\nelement vertex"),
+        b"ply\n" + b"comment x\n" * 3_000_000,
+        b"ply\nformat ascii 1.0\nelement vertex 1\nproperty float x\nend_header\n" + b"1 " * 1_000_000,
+    ]
+    for bomb in bombs:
+        path.write_bytes(bomb)
+        tracemalloc.start()
+        start = time.perf_counter()
+        with pytest.raises(ValueError, match="scene.ply"):
+            read_ply(path)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 10_000_000 and time.perf_counter() - start < 1
+
+
+def test_ascii_rows_of_uneven_length_get_one_line(tmp_path):
+    path = tmp_path / "scene.ply"
+    write_ply(path, made_up(5, degree=0))
+    ply = PlyData.read(path, mmap=False)
+    ply.text = True
+    ply.write(path)
+    good = path.read_bytes()
+    lines = good.split(b"\n")
+    for bad in (
+        good + b"1 2 3\n",  # further lines do no harm
+        b"\n".join([*lines[:-3], lines[-3] + b" 1", *lines[-2:]]),
+        b"\n".join([*lines[:-3], b"one two", *lines[-2:]]),
+        b"\n".join([*lines[:-3], *lines[-2:]]) + b" " * 500,
+    ):
+        path.write_bytes(bad)
+        if bad.endswith(b"1 2 3\n"):
+            assert read_ply(path).count == 5
+            continue
+        with pytest.raises(ValueError, match="scene.ply") as error:
+            read_ply(path)
+        assert "\n" not in str(error.value)
+
+
 def test_rows_without_a_finite_gaussian_are_dropped_and_counted(tmp_path):
     gaussians = made_up(10)
     gaussians.means[0, 1] = float("nan")
@@ -133,18 +280,20 @@ def header(path) -> bytes:
     [
         (b"ply\n", b"PK\x03\x04", "not a PLY file"),
         (b"end_header\n", b"", "not a PLY file"),
-        (b"binary_little_endian", b"ascii", "save it as binary"),
-        (b"binary_little_endian", b"binary_big_endian", "save it as binary"),
-        (b"vertex 5", b"vertex 6", "the header promises 6 Gaussians"),
+        (b"binary_little_endian", b"ascii", "ASCII numbers cannot be read"),
+        (b"binary_little_endian", b"binary", "does not begin with 'format'"),
+        (b"element vertex 5\n", b"", "no 'element' after the format"),
+        (b"vertex 5", b"vertex 6", "the header promises 6 rows"),
         (b"vertex 5", b"vertex 999999999999999", "the header promises"),
-        (b"vertex 5", b"vertex " + b"9" * 5000, "element vertex <count>"),
-        (b"vertex 5", b"vertex -1", "element vertex <count>"),
-        (b"vertex 5", b"face 5", "element vertex <count>"),
+        (b"vertex 5", b"vertex " + b"9" * 5000, "want 'element NAME COUNT'"),
+        (b"vertex 5", b"vertex -1", "want 'element NAME COUNT'"),
+        (b"vertex 5", b"face 5", "no element 'vertex'"),
+        (b"element vertex", b"element list 1\nproperty list uchar int x\nelement vertex", "lists in or before"),
         (b"float opacity", b"float alpha", "lack 'opacity'"),
         (b"float scale_0", b"float scale_1", "appears twice"),
         (b"float f_rest_7", b"float f_other", "lack 'f_rest_7'"),
         (b"property float f_rest_8\n", b"", "8 f_rest properties"),
-        (b"property float nx", b"property list uchar int nx", "cannot read the header line"),
+        (b"property float nx", b"property list uchar int nx", "no element 'vertex' of plain numbers"),
         (b"property float nx", b"property object nx", "cannot read the header line"),
     ],
 )
