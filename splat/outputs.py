@@ -61,9 +61,13 @@ def save(reconstruction: Reconstruction, folder: str | Path, overwrite: bool = F
 
 def orbit_frames(gaussians: Gaussians, cameras: Cameras, focus: float) -> Iterator[np.ndarray]:
     """uint8 frames [H, W, 3] of a smooth closed path past `cameras` [V]; `focus` as in `camera_path.orbit`."""
-    frames = min(max(_FRAMES_PER_VIEW * len(cameras.w2c), _LEAST_FRAMES), _MOST_FRAMES)
-    path = orbit(cameras, focus, frames)
-    for i in tqdm(range(frames), "video", unit="frame", disable=not sys.stderr.isatty(), leave=False):
+    count = min(max(_FRAMES_PER_VIEW * len(cameras.w2c), _LEAST_FRAMES), _MOST_FRAMES)
+    return frames(gaussians, orbit(cameras, focus, count))
+
+
+def frames(gaussians: Gaussians, path: Cameras) -> Iterator[np.ndarray]:
+    """uint8 frames [H, W, 3] through the cameras [F] of a path."""
+    for i in tqdm(range(len(path.w2c)), "video", unit="frame", disable=not sys.stderr.isatty(), leave=False):
         yield _picture(gaussians, path[i : i + 1])[0]
 
 

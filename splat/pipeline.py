@@ -7,18 +7,25 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from geometry.cameras import Cameras
+from geometry.images import exif_focal
 from geometry.pose_check import check_poses
+from geometry.precision import Precision
+from geometry.preprocess import SizeRule, preprocess
 from geometry.presets import PATCH
 from geometry.scene import Scene, open_scene
 from geometry.scene import views as load_views
 from geometry.sfm import PosesNotFound, reconstruct_poses
 from geometry.view_selection import farthest_points, pose_distance
-from splat.model import GaussianModel
-from splat.reconstruct import Reconstruction, estimate_bytes
+from splat.model import GaussianModel, MonocularModel, NestedModel, from_pretrained
+from splat.predict import estimate_bytes
+from splat.reconstruct import Reconstruction
 from splat.reconstruct import reconstruct as reconstruct_views
 
 # More views than this are thinned out unless asked for: each costs time and memory, and neighbours repeat each other.
@@ -34,14 +41,23 @@ def reconstruct(
     size: int = 252,
     device: str = "auto",
     report: Callable[[str], None] = lambda line: None,
+    *,
+    size_rule: SizeRule | None = None,
+    cameras_from: Literal["decoder", "rays"] = "decoder",
+    reference_view: str = "saddle_balanced",
+    mode: Precision | None = None,
 ) -> Reconstruction:
     """Reconstruct a scene (or what `open_scene` opens) with a network by name, folder, file or hub id.
 
     `views` is how many to use, spread over the scene (default: all, at most 12), or which, as indices. `size` is the
-    long side in pixels that the network sees. `device` is "auto" (the GPU, if there is one), "cpu", "cuda" or "cuda:1".
-    Progress and notes go to `report`, a line each. A network that needs poses gets them from structure from motion
-    where the scene has none; if that fails, the network predicts them. Raises ValueError, OSError, ImportError, or
-    MemoryError.
+    long side in pixels that the network sees; photos are cut to the aspect that most have, or brought to size by a
+    published `size_rule` (`geometry.preprocess`). `device` is "auto" (the GPU, if there is one), "cpu", "cuda" or
+    "cuda:1". `cameras_from`, `reference_view` and `mode` are for `splat.predict.predict`. Progress and notes go to
+    `report`, a line each.
+
+    A network that needs poses gets them from structure from motion where the scene has none; if that fails, the network
+    predicts them. Known intrinsics without poses are used; a monocular network takes the focal length from EXIF where
+    nothing else tells it. Raises ValueError, OSError, ImportError, or MemoryError.
     """
     if not isinstance(scene, Scene):
         scene = open_scene(scene)
@@ -52,17 +68,19 @@ def reconstruct(
     device = pick_device(device)
     if size < PATCH:
         raise ValueError(f"size {size} is too small; the network needs {PATCH} pixels or more")
-    model = GaussianModel.from_pretrained(weights)
+    model = from_pretrained(weights)
     notes: list[str] = []
     poses_given = scene.w2c is not None
-    if not poses_given and model.config.cue is not None and len(scene) > 1:
+    if isinstance(model, MonocularModel):
+        scene = _with_focal(scene)
+    elif not poses_given and _needs_poses(model) and len(scene) > 1:
         scene, note = _find_poses(scene, views, report)
         notes.append(note)
         views = None if views is None else min(views, len(scene))
     indices = choose_views(scene, views)
     if len(indices) < len(scene):
         report(f"using {len(indices)} of {len(scene)} views (--views chooses how many)")
-    images, cameras = load_views(scene, indices, size, multiple=PATCH)
+    images, cameras, K = _load(scene, indices, size, size_rule)
     if poses_given and len(indices) > 1:
         check = check_poses(images, cameras, scene.select(indices).points)
         if check.suspicious:
@@ -71,9 +89,20 @@ def reconstruct(
     h, w = images.shape[-2:]
     need = estimate_bytes(model, len(images), (h, w)) / 1e9
     report(f"{model.config.name}: {len(images)} views of {h}x{w} on {device}, about {need:.1f} GB of memory")
-    result = reconstruct_views(images, cameras, model.to(device), tuple(scene.names[i] for i in indices))
+    result = reconstruct_views(
+        images,
+        cameras,
+        model.to(device),
+        tuple(scene.names[i] for i in indices),
+        K=K,
+        cameras_from=cameras_from,
+        reference_view=reference_view,
+        mode=mode,
+    )
     for note in result.notes:
         report(note)
+    if result.metres is not None:
+        report(f"one unit of length is {result.metres:.3g} m")
     if result.depth.is_cuda and find_spec("gsplat") is None:
         report("gsplat is not installed, so the CPU renders: pip install 'raysplat[gs]' (raysplat doctor says more)")
         result = result.to("cpu")
@@ -103,6 +132,40 @@ def pick_device(device: str) -> str:
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device '{device}' cannot be used here; try --device cpu, and see raysplat doctor") from error
     return device
+
+
+def _needs_poses(model: NestedModel | GaussianModel) -> bool:
+    """Whether the network is much better with poses: those with a matching cue are."""
+    return isinstance(model, GaussianModel) and model.config.cue is not None
+
+
+def _load(
+    scene: Scene, indices: list[int], size: int, rule: SizeRule | None
+) -> tuple[Tensor, Cameras | None, Tensor | None]:
+    """Images [V, 3, H, W] of these views, and their cameras [V], or intrinsics [V, 3, 3] alone, or neither."""
+    posed = scene.w2c is not None
+    if scene.K is not None and not posed:
+        scene = replace(scene, w2c=np.broadcast_to(np.eye(4), (len(scene), 4, 4)))
+    if rule is None:
+        images, cameras = load_views(scene, indices, size, multiple=PATCH)
+    else:
+        chosen = scene.select(indices)
+        images, K = preprocess([chosen.load(i) for i in range(len(chosen))], chosen.K, size, rule)
+        cameras = None if K is None else Cameras(torch.tensor(chosen.w2c).float(), K, tuple(images.shape[-2:]))
+    if posed or cameras is None:
+        return images, cameras, None
+    return images, None, cameras.K
+
+
+def _with_focal(scene: Scene) -> Scene:
+    """The scene with intrinsics from EXIF, if it has none of its own and its photos tell."""
+    if scene.K is not None or scene.files is None:
+        return scene
+    focal = [exif_focal(file) for file in scene.files]
+    if None in focal:
+        return scene
+    K = [np.array([[f, 0, w / 2], [0, f, h / 2], [0, 0, 1]]) for f, (h, w) in zip(focal, scene.sizes)]
+    return replace(scene, K=np.stack(K))
 
 
 def _find_poses(scene: Scene, views: int | None, report: Callable[[str], None]) -> tuple[Scene, str]:

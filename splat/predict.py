@@ -219,13 +219,13 @@ def _monocular(images, cameras, K, model: MonocularModel, outputs, export_layers
     name, focal, size = model.config.name, model.config.canonical_focal, tuple(images.shape[-2:])
     cameras = None if cameras is None else cameras.to(images.device, torch.float32)
     K = K if cameras is None else cameras.K
-    if "cameras" in outputs and cameras is None:
-        raise ValueError(f"{name} sees each image alone and predicts no cameras; give them, or ask for depth only")
     if "gaussians" in outputs and (cameras is None or len(images) > 1):
         raise ValueError(
             f"{name} sees each image alone, so only one image with known intrinsics becomes Gaussians; "
             "for more take nested, giant or nano"
         )
+    if "cameras" in outputs and cameras is None:
+        raise ValueError(f"{name} sees each image alone and predicts no cameras; give them, or ask for depth only")
     features = model.encode(images[None], export_layers=export_layers)
     seen = Prediction(
         cameras=cameras if "cameras" in outputs else None,

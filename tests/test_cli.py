@@ -15,12 +15,12 @@ from PIL import Image
 import raysplat
 from geometry.cameras import Cameras
 from raysplat.cli import COMMANDS, main
-from splat.pipeline import choose_views, reconstruct
 from splat.cameras_json import write_cameras
 from splat.gaussians import Gaussians
 from splat.model import GaussianModel
+from splat.pipeline import choose_views, reconstruct
 from splat.ply import read_ply, write_ply
-from tests.tiny_networks import tiny_config
+from tests.tiny_networks import tiny_config, tiny_model
 
 
 def python(*arguments: str, cwd=None) -> subprocess.CompletedProcess:
@@ -178,7 +178,7 @@ def test_photos_without_poses_get_predicted_ones_and_that_is_said(photos, weight
         (["reconstruct", "photos", "-o", "out", "--size", "3"], "too small"),
         (["reconstruct", "photos", "-o", "out", "--views", "9"], "9 views are asked for"),
         (["render", "no.ply", "-o", "out"], "no.ply"),
-        (["render", "photos/p0.png", "-o", "out"], "is not a PLY"),
+        (["render", "photos/p0.png", "-o", "out"], "files of Gaussians end in"),
         (["render", "scene/scene.ply", "-o", "out", "--cameras", "none.json"], "none.json"),
         (["render", "scene/scene.ply", "-o", "scene"], "not empty"),
         (["render", "scene/scene.ply", "-o", "scene", "--overwrite"], "would be lost"),
@@ -234,9 +234,30 @@ def test_render_gives_pictures_or_a_video(scene, tmp_path, few_frames, capsys):
     video = tmp_path / "v.mp4"
     assert main(["render", str(scene / "scene.ply"), "-o", str(video)]) == 0 and video.stat().st_size > 500
     assert main(["render", str(scene / "scene.ply"), "-o", str(video)]) == 1 and "exists" in error_of(capsys)
+    path = tmp_path / "path.mp4"
+    assert main(["render", str(scene / "scene.ply"), "-o", str(path), "--path", "original"]) == 0 and path.is_file()
 
 
 def test_the_command_runs_from_anywhere_without_a_traceback(tmp_path):
     done = python("-m", "raysplat.cli", "render", "no.ply", "-o", "x", cwd=tmp_path)
     assert done.returncode == 1 and done.stdout == ""
     assert done.stderr.strip().splitlines()[-1].startswith("raysplat: error: ") and "Traceback" not in done.stderr
+
+
+def test_a_photo_alone_gives_metres_by_its_focal_length(photos, tmp_path, capsys):
+    """A monocular network asks for a focal length in one line, and takes it from where it is."""
+    weights, out = tmp_path / "metric", tmp_path / "out"
+    tiny_model("m").save_pretrained(weights)
+    arguments = ["reconstruct", str(photos / "p0.png"), "-o", str(out), "--weights", str(weights), "--size", "56"]
+    assert main(arguments) == 1 and "intrinsics" in error_of(capsys)
+    exif = Image.Exif()
+    exif.get_ifd(0x8769)[0xA405] = 28  # focal length in 35 mm film
+    photo = tmp_path / "photo.jpg"
+    Image.open(photos / "p0.png").convert("RGB").save(photo, exif=exif)
+    result = reconstruct(photo, weights, size=56)
+    assert result.metres == 1 and result.confidence is None and result.gaussians.count == result.depth.numel()
+
+
+def test_published_size_rules(photos, weights):
+    result = reconstruct(photos, weights, size=56, size_rule="lower_bound_crop", mode="float32")
+    assert min(result.depth.shape[-2:]) == 56

@@ -9,9 +9,12 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
+
+SizeRule = Literal["common", "upper_bound_resize", "upper_bound_crop", "lower_bound_resize", "lower_bound_crop"]
+ReferenceView = Literal["saddle_balanced", "saddle_sim_range", "middle", "first"]
 
 
 @dataclass(frozen=True)
@@ -21,11 +24,20 @@ class Options:
     out: Annotated[Path, arg(aliases=["-o"])]
     """new folder for the results"""
     weights: str = "nano"
-    """network: nano, small, base, large, giant, a folder, a .safetensors file, or a Hugging Face id owner/name"""
+    """network: nano, small, base, large, giant, nested (metres), metric or mono (one photo), a published name such as
+    DA3-LARGE-1.1, a folder, a .safetensors file, or a Hugging Face id owner/name"""
     views: int | None = None
     """how many views to use, spread over the scene; default: all, at most 12"""
     size: int = 252
     """long side in pixels at which the network sees the photos; more shows finer detail and takes more memory"""
+    size_rule: SizeRule = "common"
+    """how photos come to that size: common cuts them to the aspect that most have, the others are published rules"""
+    cameras_from: Literal["decoder", "rays"] = "decoder"
+    """where predicted cameras come from: the camera decoder, or the ray maps (slower; finds principal points)"""
+    reference_view: ReferenceView = "saddle_balanced"
+    """rule by which the network chooses the view it takes for the world, where no poses are given"""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """auto is bfloat16 on a GPU and float32 elsewhere; float32 is exact and slower"""
     device: str = "auto"
     """auto (the GPU if there is one), cpu, cuda, cuda:1, ..."""
     overwrite: bool = False
@@ -34,9 +46,9 @@ class Options:
 
 def run(options: Options) -> int:
     """Reconstruct and save; the lines that say what happens go to stderr, the folder of the results to stdout."""
-    from splat.pipeline import reconstruct
     from splat.atomic import check_target
     from splat.outputs import FILES, save
+    from splat.pipeline import reconstruct
 
     # Said before the work, not after it.
     check_target(options.out, FILES if options.overwrite else ())
@@ -49,6 +61,10 @@ def run(options: Options) -> int:
         options.size,
         options.device,
         report=lambda line: print(line, file=sys.stderr),
+        size_rule=None if options.size_rule == "common" else options.size_rule,
+        cameras_from=options.cameras_from,
+        reference_view=options.reference_view,
+        mode=None if options.precision == "auto" else options.precision,
     )
     took = time.perf_counter() - start
     print(f"{result.gaussians.count} Gaussians after {took:.1f} s; writing pictures and video", file=sys.stderr)

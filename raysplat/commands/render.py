@@ -1,27 +1,43 @@
-"""Pictures or a video of Gaussians in a .ply.
+"""Pictures or a video of Gaussians in a .ply, .splat or .spz file.
 
-OUT ending in .mp4 becomes a video on a smooth path past the cameras; else a folder with one PNG for each camera.
+OUT ending in .mp4 becomes a video on a path past the cameras; else a folder with one PNG for each camera.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
+
+CameraPath = Literal[
+    "orbit",
+    "original",
+    "smooth",
+    "interpolate",
+    "interpolate_smooth",
+    "extend",
+    "wander",
+    "dolly_zoom",
+    "wobble_inter",
+]
+PUBLISHED_FPS = 24
 
 
 @dataclass(frozen=True)
 class Options:
-    scene: Annotated[Positional[Path], arg(metavar="SCENE.PLY")]
-    """Gaussians, in the layout of the original 3D Gaussian splatting"""
+    scene: Annotated[Positional[Path], arg(metavar="SCENE")]
+    """file of Gaussians: .ply, .splat or .spz"""
     out: Annotated[Path, arg(aliases=["-o"])]
     """new folder for pictures, or a name ending in .mp4"""
     cameras: Path | None = None
     """cameras.json to look through; default: the one beside the scene"""
     size: int | None = None
     """long side of the pictures in pixels; default: as the cameras say"""
+    path: CameraPath = "orbit"
+    """way of a video: orbit is smooth and closed, near the cameras; original, smooth, interpolate, interpolate_smooth,
+    extend, wander, dolly_zoom and wobble_inter are the published ones"""
     device: str = "auto"
     """auto (the GPU if there is one), cpu, cuda, cuda:1, ..."""
     overwrite: bool = False
@@ -39,20 +55,23 @@ def run(options: Options) -> int:
 
     from geometry.cameras import resize
     from geometry.images import fit_size, to_uint8
-    from splat.pipeline import pick_device
     from splat.atomic import whole_folder
     from splat.cameras_json import read_cameras
-    from splat.outputs import FPS, file_names, orbit_frames, render_views
-    from splat.ply import read_ply
+    from splat.files import read_gaussians
+    from splat.outputs import FPS, file_names, frames, orbit_frames, render_views
+    from splat.pipeline import pick_device
+    from splat.trajectories import trajectory
     from splat.video import write_mp4
 
     device = pick_device(options.device)
-    gaussians = read_ply(options.scene).to(device)
+    gaussians = read_gaussians(options.scene).to(device)
     cameras, names = read_cameras(options.cameras or options.scene.with_name("cameras.json"))
     if options.size is not None:
         cameras = resize(cameras, fit_size([cameras.size], options.size))
     cameras = cameras.to(device)
-    if video:
+    if video and options.path != "orbit":
+        write_mp4(options.out, frames(gaussians, trajectory(cameras, options.path)), PUBLISHED_FPS)
+    elif video:
         _, depth = render_views(gaussians, cameras)
         if not bool((depth > 0).any()):
             raise ValueError(f"the cameras see nothing of {options.scene}; do they belong to it?")
