@@ -18,11 +18,11 @@ import torch
 import tyro
 
 from geometry.cameras import Cameras
+from train.batch import Batch
 from train.config import LossWeights, TrainConfig
 from train.flops import FlopCount, peak_tflops
 from train.objective import Forward, Objective
 from train.optimizer import Ema, make_optimizer
-from train.sources import Batch
 from train.start import make_model, prepare_blocks
 
 VARIANTS: dict[str, dict] = {

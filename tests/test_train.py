@@ -11,6 +11,8 @@ from safetensors.torch import load_file
 from geometry.backbone import Block
 from geometry.cameras import transform
 from geometry.presets import PRESETS, HeadConfig
+from geometry.scene import scene_from_tensors
+from geometry.write_scene import write_scene
 from splat.model import GaussianModel
 from tests.train_run import TINY, Planes, tiny_config, walk
 from train import metrics_log, nvs
@@ -175,7 +177,7 @@ def test_targets_follow_into_the_predicted_frame():
 
 
 def test_plans_depend_on_the_step_alone():
-    config = dataclasses.replace(TrainConfig(), steps=60, geometry_steps=30, scenes=".", scenes_from=0.75, draw=3)
+    config = dataclasses.replace(TrainConfig(), steps=60, geometry_steps=30, scenes=(".",), scenes_from=0.75, draw=3)
     plans = [plan(config, step) for step in range(60)]
     assert plans == [plan(config, step) for step in range(60)]
     for first in range(0, 60, 3):
@@ -197,7 +199,7 @@ def test_batches_are_shared_out_whatever_the_number_of_processes():
 
 def test_recipes_are_runs_that_only_lack_their_data():
     for name, recipe in RECIPES.items():
-        given = {"scenes": "scenes", "lpips_weights": "lpips"} if recipe.init else {}
+        given = {"scenes": ("scenes",), "lpips_weights": "lpips"} if recipe.init else {}
         config = dataclasses.replace(recipe, **given)
         check(config)
         for step in range(50):
@@ -209,7 +211,7 @@ def test_recipes_are_runs_that_only_lack_their_data():
     with pytest.raises(ValueError, match="--scenes"):
         check(dataclasses.replace(RECIPES["base-apache"], lpips_weights="lpips"))
     with pytest.raises(ValueError, match="--lpips-weights"):
-        check(dataclasses.replace(RECIPES["base-apache"], scenes="scenes"))
+        check(dataclasses.replace(RECIPES["base-apache"], scenes=("scenes",)))
 
 
 def test_learning_rate_warms_up_and_falls_to_nothing():
@@ -236,3 +238,15 @@ def test_the_meter_weighs_batches_and_leaves_out_what_is_not_finite():
     for value, weight in ((1.0, 0.5), (4.0, 0.25), (float("nan"), 0.25), (100.0, 0.0)):
         meter.add({"loss": torch.tensor(value)}, weight)
     assert meter.report()["loss"] == pytest.approx(2.0)
+
+
+def test_scenes_on_disk_train(tiny_run, tmp_path):
+    images = torch.rand(9, 3, 28, 42, generator=torch.Generator().manual_seed(0))
+    write_scene(scene_from_tensors(images, walk(9), "walk"), tmp_path / "scenes" / "walk")
+    changes = {"scenes": (str(tmp_path / "scenes"),), "scenes_share": 1, "scenes_from": 0, "geometry_steps": 0}
+    config = dataclasses.replace(tiny_run, **changes, val_scenes=tmp_path / "scenes", log_every=1)
+    nvs.main(config)
+    logged = rows(config.out / "metrics.jsonl")
+    assert [row["step"] for row in logged] == [1, 2, 3, 4] and all("real/psnr" in row for row in logged)
+    with pytest.raises(OSError, match="nothing: no such file or folder"):
+        nvs.main(dataclasses.replace(config, out=tmp_path / "other", scenes=(str(tmp_path / "nothing"),)))

@@ -99,12 +99,13 @@ def test_kill_9_at_random_moments(tmp_path):
             for step in range(reached + 1, reached + 1000):
                 run.save(tmp_path, step)
             os._exit(0)
-        time.sleep(rng.uniform(0.005, 0.12))
+        latest, deadline = tmp_path / "checkpoints" / "latest", time.monotonic() + 20
+        while time.monotonic() < deadline and not (latest.exists() and latest.read_text() > f"step-{reached:07d}"):
+            time.sleep(0.001)
+        time.sleep(rng.uniform(0, 0.05))
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
-        if checkpoint.find(tmp_path) is not None:
-            reached = assert_whole(tmp_path, range(reached, reached + 1000))
-    assert reached > 12
+        reached = assert_whole(tmp_path, range(reached + 1, reached + 1000))
 
 
 def test_a_full_disk_is_one_line_and_keeps_the_checkpoint(tmp_path):

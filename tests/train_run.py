@@ -15,7 +15,7 @@ from geometry.cue import CueConfig
 from geometry.presets import PRESETS, BackboneConfig, CameraConfig, GaussianHeadConfig, HeadConfig, NetworkConfig
 from train.config import TrainConfig
 from train.recipes import RECIPES
-from train.sources import Batch, Shape, sample_seed
+from train.batch import Batch, Shape, sample_seed
 
 TINY = NetworkConfig(
     name="tiny",

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from train.scene_sources import SceneOptions
+
 
 @dataclass(frozen=True)
 class LossWeights:
@@ -36,7 +38,9 @@ class TrainConfig:
     geometry_steps: int = 8_000  # of these, the first that train geometry alone
     seed: int = 0
     # data
-    scenes: Path | None = None  # folder of posed scene folders; none = synthetic only
+    scenes: tuple[str, ...] = ()  # folders of posed scenes, each ROOT or ROOT=WEIGHT; none = synthetic only
+    data: SceneOptions = field(default_factory=SceneOptions)  # how samples are drawn from them
+    prefetch: int = 2  # their batches that are made ahead of the loop
     scenes_share: float = 0.5  # share of steps on those scenes, once they begin
     scenes_from: float = 0.75  # fraction of the run after which they begin
     photos: Path | None = None  # folder of photos whose crops join the synthetic textures
@@ -89,7 +93,7 @@ class TrainConfig:
     @property
     def synthetic(self) -> bool:
         """Some steps are on synthetic scenes."""
-        return self.scenes is None or self.scenes_share < 1 or self.scenes_from > 0 or self.geometry_steps > 0
+        return not self.scenes or self.scenes_share < 1 or self.scenes_from > 0 or self.geometry_steps > 0
 
 
 def check(config: TrainConfig) -> None:
@@ -98,8 +102,8 @@ def check(config: TrainConfig) -> None:
         raise ValueError(
             "loss.perceptual > 0 needs --lpips-weights FILE, a backbone of LPIPS; --loss.perceptual 0 does without"
         )
-    if config.scenes is None and config.scenes_share == 1:
-        raise ValueError("this recipe trains on posed scenes: give their folder as --scenes")
+    if not config.scenes and config.scenes_share == 1:
+        raise ValueError("this recipe trains on posed scenes: give their folders as --scenes")
     if config.batches is not None and config.batches < 1:
         raise ValueError(f"--batches must be 1 or more, got {config.batches}")
     if not 0 <= config.geometry_steps <= config.steps:

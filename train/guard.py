@@ -16,9 +16,9 @@ import torch.distributed as dist
 from safetensors.torch import save_file
 from torch import Tensor
 
+from train.batch import Batch
 from train.config import TrainConfig
 from train.processes import gather
-from train.sources import Batch
 
 
 class Sample(NamedTuple):

@@ -28,8 +28,9 @@ from train.guard import Guard, Sample
 from train.objective import Forward, Objective
 from train.optimizer import Ema, learning_rate, make_optimizer
 from train.plan import Plan, plan, shares
+from train.prefetch import Prefetcher
 from train.recipes import RECIPES
-from train.sources import Batch, SceneSource, Source, SyntheticSource, sample_seed
+from train.sources import Batch, Source, SyntheticSource, open_scene_sources, sample_seed
 from train.start import make_model, prepare_blocks
 from train.validate import validate
 
@@ -64,17 +65,23 @@ def main(config: TrainConfig) -> None:
         now = plan(config, step)
         return (real if now.real else synthetic).batch(sample_seed(now.seed, index), now.shape, now.turn)
 
+    def draw_ahead(place: tuple[int, int]) -> Batch | None:
+        # Synthetic scenes come from the device, which is busy with the step before.
+        return draw(*place) if plan(config, place[0]).real else None
+
     guard = Guard(config, draw, state["skipped"])
     meter = metrics_log.Meter(device, peak_tflops(device))
     mine = shares(config.batches, accelerator.process_index, accelerator.num_processes)
 
     steps = range(state["step"], config.steps)
+    places = ((step, share.index) for step in steps for share in mine)
+    ahead = Prefetcher(draw_ahead, places, config.prefetch)
     bar = tqdm(steps, initial=state["step"], total=config.steps, disable=not first)
     for step in bar:
         now, done, samples = plan(config, step), step + 1, []
         for share in mine:
             with meter.waiting():
-                batch = draw(step, share.index)
+                batch = next(ahead) or draw(step, share.index)
             with processes.without_sync(forward, last=share is mine[-1]):
                 loss, scalars = objective(forward, batch, now.posed, now.joint)
                 # The gradients of processes are averaged, the losses of batches are to be summed by weight.
@@ -118,6 +125,7 @@ def main(config: TrainConfig) -> None:
             checkpoint.save(config.out, state, model, ema, optimizer, writes=first)
         if last:
             break
+    ahead.close()
     with ema.in_place():
         publish(config.out / "model", model, writes=first)
         processes.reshard(forward)
@@ -141,7 +149,7 @@ def find_checkpoint(config: TrainConfig, tells: bool) -> Path | None:
 def open_sources(config: TrainConfig, device: torch.device) -> tuple[Source | None, Source | None]:
     """Synthetic scenes and the real ones; None for what the run does not use."""
     synthetic = SyntheticSource(device, textures=config.textures, photos=config.photos) if config.synthetic else None
-    return synthetic, SceneSource(config.scenes, device) if config.scenes else None
+    return synthetic, open_scene_sources(config.scenes, device, config.data) if config.scenes else None
 
 
 def make_objective(config: TrainConfig, network: NetworkConfig, device: torch.device) -> Objective:

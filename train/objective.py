@@ -20,8 +20,8 @@ from splat.model import GaussianModel
 from splat.perceptual import Perceptual
 from splat.render import render
 from train import losses
+from train.batch import Batch
 from train.config import LossWeights
-from train.sources import Batch
 
 # Nothing nearer is drawn, in the unit of the cameras: there, gradients of pixel positions grow without bound.
 NEAR = 0.1

@@ -8,8 +8,8 @@ from __future__ import annotations
 import random
 from typing import NamedTuple
 
+from train.batch import Shape, sample_seed
 from train.config import TrainConfig
-from train.sources import Shape, sample_seed
 
 
 class Plan(NamedTuple):
@@ -38,7 +38,7 @@ def plan(config: TrainConfig, step: int) -> Plan:
     context = rng.choice(config.contexts)
     posed = rng.random() >= config.pose_dropout
     rng = random.Random(sample_seed(config.seed, "plan", draw, turn))
-    begun = config.scenes is not None and joint and step >= config.scenes_from * config.steps
+    begun = bool(config.scenes) and joint and step >= config.scenes_from * config.steps
     real = begun and rng.random() < config.scenes_share
     budget = (config.joint_views if joint else config.views) * 252 * 252 / (size[0] * size[1])
     context = min(context, max(2, int(budget)))  # large images, fewer of them: tokens and memory stay bounded

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from train.config import LossWeights, TrainConfig
+from train.scene_sources import SceneOptions
 
 PAPER_SIZE = (266, 476)  # the multiples of 14 next to 270x480
 
@@ -35,6 +36,7 @@ paper_pose_conditioned = TrainConfig(
     geometry_steps=0,
     scenes_share=1,
     scenes_from=0,
+    data=SceneOptions(sampling="farthest"),
     sizes=(PAPER_SIZE,),
     contexts=(12,),
     targets=4,  # ours

@@ -20,10 +20,10 @@ from geometry.presets import NetworkConfig
 from geometry.scene import open_scene, views
 from geometry.view_selection import windows
 from splat.perceptual import Perceptual
+from train.batch import Batch, Shape, Source, sample_seed
 from train.config import TrainConfig
 from train.losses import structural_similarity
 from train.objective import Prediction, draw, into_network
-from train.sources import Batch, Shape, Source, sample_seed
 
 
 @torch.no_grad()
