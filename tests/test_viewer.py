@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from geometry.cameras import Cameras, invert_rigid
+from geometry.presets import PRESETS
 from splat.cameras_json import write_cameras
 from splat.gaussians import Gaussians
+from splat.model import GaussianModel
 from splat.outputs import psnr
 from splat.outputs import save as save_reconstruction
 from splat.ply import write_ply
@@ -385,6 +388,27 @@ def test_a_pointer_out_of_the_run_is_not_followed(tmp_path):
     assert TrainingRun(tmp_path).checkpoint() is None
     with pytest.raises(OSError, match="no checkpoint"):
         TrainingRun(tmp_path).export(tmp_path / "x")
+
+
+def test_the_averaged_network_of_a_checkpoint_is_exported(tmp_path):
+    folder = tmp_path / "run" / "checkpoints" / "step-0000040"
+    folder.mkdir(parents=True)
+    torch.manual_seed(0)
+    tensors = {name: p.clone() for name, p in GaussianModel(PRESETS["nano"]).state_dict().items()}
+    trained = {name: p + 1 for name, p in tensors.items() if name.startswith("gs_head.")}
+    save_file(tensors, folder / "model.safetensors")
+    save_file(trained, folder / "ema.safetensors")
+    (folder.parent / "latest").write_text(folder.name)
+    run = TrainingRun(tmp_path / "run")
+    with pytest.raises(OSError, match="config.json"):
+        run.export(tmp_path / "out")
+    (tmp_path / "run" / "config.json").write_text('{"preset": "nano"}')
+    assert run.export(tmp_path / "out") == "step-0000040"
+    found = GaussianModel.from_pretrained(tmp_path / "out").state_dict()
+    assert all(torch.equal(found[name], trained.get(name, tensors[name])) for name in tensors)
+    save_file({"backbone.other": torch.zeros(1)}, folder / "ema.safetensors")
+    with pytest.raises(ValueError, match="does not fit"):
+        run.export(tmp_path / "out")
 
 
 def test_the_cameras_text_is_what_render_reads(tmp_path, exhibit):

@@ -18,6 +18,8 @@ MOST_POINTS = 300_000
 MOST_FRUSTA = 200
 _THUMBNAIL = 160
 _COLOR = (60, 110, 200)
+# Frusta nearer to the eye than this many of their lengths are hidden.
+_CLEAR = 5.0
 
 
 def add_cameras_panel(session: Session) -> None:
@@ -47,8 +49,8 @@ def add_cameras_panel(session: Session) -> None:
         draw_points(None)
 
     def camera_moved() -> None:
-        """Hide frusta that stand before one's eyes: from inside, the photo would cover the view."""
-        eye, reach = np.array(session.client.camera.position), 1.5 * frustum_scale(session.exhibit) * size.value
+        """Hide frusta that stand before one's eyes: their photos would cover the view."""
+        eye, reach = np.array(session.client.camera.position), _CLEAR * frustum_scale(session.exhibit) * size.value
         for frustum in frusta:
             show = bool(visible.value and np.linalg.norm(np.array(frustum.position) - eye) > reach)
             if frustum.visible != show:

@@ -60,6 +60,7 @@ class Session:
         self._sent: tuple | None = None
         self._shown: tuple[tuple, Gaussians] | None = None
         self._flight = 0
+        self._closed = False
         self._lock = threading.Lock()
         # Seconds a megapixel of the last frames; a first guess for a laptop.
         self._pace = 0.5
@@ -180,6 +181,7 @@ class Session:
     def close(self) -> None:
         """Forget what waits to be drawn, and the uploads that no job took."""
         self._flight += 1
+        self._closed = True
         if self.inbox is not None:
             self.inbox.close()
         for kind in ("splats", "hide", "draft", "frame"):
@@ -188,6 +190,8 @@ class Session:
     # --- drawing, on the render thread ---------------------------------------------------------------------------
 
     def _draw_splats(self) -> None:
+        if self._closed or not self.in_browser:
+            return
         e, look = self.exhibit, self.look
         key = (id(e), look.opacity, look.confidence, look.degree)
         self._set_background(np.full((1, 1, 3), np.round(255 * np.array(look.background)), np.uint8))
@@ -201,7 +205,7 @@ class Session:
             self._splats = self.client.scene.add_gaussian_splats("/splats", *buffers)
             self._sent = key
             self.drawn_note(_drawn_line(e.gaussians.count, gaussians.count, drawn.count))
-        self._splats.visible = self.in_browser
+        self._splats.visible = True
 
     def _hide_splats(self) -> None:
         if self._splats is not None:
@@ -232,13 +236,14 @@ class Session:
         return max(16, round(zoom * height)), max(16, round(zoom * width))
 
     def _draw_frame(self, size: tuple[int, int], quality: int) -> None:
-        if self.in_browser:
+        if self._closed or self.in_browser:
             return
         start = time.perf_counter()
         frame = self._frame(size)
         took = time.perf_counter() - start
         self._pace = 0.7 * self._pace + 0.3 * took / (size[0] * size[1] / 1e6)
-        self._set_background(frame, quality)
+        if not self._closed:
+            self._set_background(frame, quality)
 
     def _frame(self, size: tuple[int, int]) -> np.ndarray:
         """The picture of this moment, compared with another where that is asked for."""
