@@ -13,9 +13,9 @@ import torch
 from geometry.cameras import Cameras
 from geometry.cue import CueConfig
 from geometry.presets import PRESETS, BackboneConfig, CameraConfig, GaussianHeadConfig, HeadConfig, NetworkConfig
+from train.batch import Batch, Shape, sample_seed
 from train.config import TrainConfig
 from train.recipes import RECIPES
-from train.batch import Batch, Shape, sample_seed
 
 TINY = NetworkConfig(
     name="tiny",
