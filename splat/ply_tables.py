@@ -90,10 +90,8 @@ def read_table(header: Header, table: Table) -> dict[str, np.ndarray]:
         start = sum(other.count for other in before)
         need = 2 * (start + table.count * len(table.types)) - 1
     if have < need:
-        raise ValueError(
-            f"{header.path}: the header promises {table.count} rows of '{table.name}' (byte {need} at least of the "
-            f"data), the file holds {max(have, 0)}"
-        )
+        promised = f"{table.count} rows of '{table.name}', which need {need} bytes"
+        raise ValueError(f"{header.path}: the header promises {promised}; the file holds {max(have, 0)}")
     if header.byte_order:
         types = np.dtype([(name, header.byte_order + kind) for name, kind in table.types.items()])
         rows = np.fromfile(header.path, types, table.count, offset=header.offset + start)
