@@ -1,0 +1,132 @@
+"""Tanks and Temples: the form with a COLMAP model (3DGS and others), and the official one with its trajectory .log.
+
+    <root>/<scene>/{images, sparse/0}                                   undistorted photos, PINHOLE
+    <root>/<Scene>/*.jpg or images/*.jpg, <Scene>_COLMAP_SfM.log        in the scene's folder or beside it
+
+The .log gives per image a line `i i 0`, where i counts the photos in the order of their names from 0, and the four rows
+of a camera-to-world matrix in OpenCV axes. The release tells no intrinsics: see `FOCAL`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from geometry.calibrated_photo import calibrated_photo
+from geometry.dataset_folders import folders_below
+from geometry.images import image_size, is_image_name
+from geometry.read_colmap import find_model, read_colmap
+from geometry.scene import Scene
+
+# Focal length over image width that the benchmark's own tools assume where no calibration is given.
+FOCAL = 0.7
+LOG = "_COLMAP_SfM.log"
+
+
+def find_tanks(root: Path) -> dict[str, Path]:
+    """Folder name to folder of all scenes below `root` with a COLMAP model or a trajectory, sorted by name."""
+    found: dict[str, Path] = {}
+    for folder in folders_below(root, lambda path: find_model(path) is not None or bool(find_log(path)), deepest=2):
+        found.setdefault(folder.name, folder)
+    return dict(sorted(found.items()))
+
+
+def find_log(folder: Path) -> Path | None:
+    """The trajectory of the scene in `folder`, in it or beside it."""
+    for candidate in (folder / f"{folder.name}{LOG}", folder.parent / f"{folder.name}{LOG}"):
+        if candidate.is_file():
+            return candidate
+    return next(iter(sorted(folder.glob("*.log"))), None)
+
+
+def open_tanks(folder: Path) -> Scene:
+    """The scene in `folder`: its COLMAP model if there is one, else photos with the official trajectory.
+
+    Raises OSError or ValueError with one line that names the file and what is wrong with it.
+    """
+    model, log = find_model(folder), find_log(folder)
+    if model is not None:
+        return replace(read_colmap(folder, model), name=folder.name)
+    if log is None:
+        raise FileNotFoundError(f"{folder}: neither sparse/0 nor {folder.name}{LOG} in this scene")
+    return read_official(folder, log)
+
+
+def read_official(folder: Path, log: Path) -> Scene:
+    """Photos of `folder` (or its images/) in the order of their names, with the poses of `log`.
+
+    K is FOCAL times the width with a centred principal point. Photos that the trajectory leaves out are counted in
+    `notes`. Raises ValueError when it speaks of photos that are not there.
+    """
+    photos, c2w = photos_of(folder), read_log(log)
+    beyond = [i for i in c2w if i >= len(photos)]
+    if beyond:
+        raise ValueError(
+            f"{log}: a pose for photo {beyond[0]}, but {folder} holds {len(photos)} photos (0 is the first)"
+        )
+    files = [photos[i] for i in sorted(c2w)]
+    calibrated = [
+        calibrated_photo(file, assumed_K(image_size(file, upright=False)), None, np.zeros(5)) for file in files
+    ]
+    notes = [f"the trajectory tells no focal length: {FOCAL} x width is assumed"]
+    if len(files) < len(photos):
+        notes.append(f"{len(photos) - len(files)} of {len(photos)} photos have no pose in {log.name} and were left out")
+    return Scene(
+        name=folder.name,
+        root=folder,
+        names=tuple(file.name for file in files),
+        sizes=tuple(photo[0] for photo in calibrated),
+        load=lambda i: calibrated[i][2](),
+        w2c=np.stack([inverse_rigid(c2w[i]) for i in sorted(c2w)]),
+        K=np.stack([photo[1] for photo in calibrated]),
+        files=tuple(files),
+        notes=tuple(notes),
+    )
+
+
+def photos_of(folder: Path) -> list[Path]:
+    """The photos of an official scene, sorted by name."""
+    inner = folder / "images" if (folder / "images").is_dir() else folder
+    return sorted(p for p in inner.iterdir() if is_image_name(p) and not p.name.startswith("."))
+
+
+def assumed_K(size: tuple[int, int]) -> np.ndarray:
+    """K [3, 3] of a photo of `size` (H, W) by FOCAL."""
+    height, width = size
+    return np.array([[FOCAL * width, 0, width / 2], [0, FOCAL * width, height / 2], [0, 0, 1]], dtype=np.float64)
+
+
+def read_log(path: Path) -> dict[int, np.ndarray]:
+    """Number of the photo to camera-to-world [4, 4] float64 (OpenCV axes), as stored.
+
+    Raises ValueError naming the line that is not what it should be, OSError as reading does.
+    """
+    try:
+        lines = [line.split() for line in path.read_text(encoding="ascii").splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not a text file with poses ({error})") from error
+    if not lines or len(lines) % 5:
+        raise ValueError(f"{path}: {len(lines)} lines; a trajectory has 5 per photo, so it is empty or cut off")
+    poses: dict[int, np.ndarray] = {}
+    for start in range(0, len(lines), 5):
+        head, rows = lines[start], lines[start + 1 : start + 5]
+        try:
+            number, matrix = int(head[0]), np.array([[float(x) for x in row] for row in rows])
+        except ValueError as error:
+            raise ValueError(f"{path}: entry {start // 5} is not a number and a 4x4 matrix ({error})") from error
+        if matrix.shape != (4, 4) or number < 0:
+            raise ValueError(f"{path}: entry {start // 5} is not a number and a 4x4 matrix")
+        if number in poses:
+            raise ValueError(f"{path}: photo {number} has two poses")
+        poses[number] = matrix
+    return poses
+
+
+def inverse_rigid(matrix: np.ndarray) -> np.ndarray:
+    """Inverse of a rigid [4, 4]; by the transpose, so that a matrix that is not rigid stays so and is reported."""
+    inverse = np.eye(4)
+    inverse[:3, :3] = matrix[:3, :3].T
+    inverse[:3, 3] = -matrix[:3, :3].T @ matrix[:3, 3]
+    return inverse
