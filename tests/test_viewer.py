@@ -411,6 +411,26 @@ def test_the_averaged_network_of_a_checkpoint_is_exported(tmp_path):
         run.export(tmp_path / "out")
 
 
+def test_an_evaluation_lists_its_worst_pictures_first(tmp_path):
+    rows = [{"scene": "a/b", "target": f"{i}.jpg", "psnr": 20.0 - i} for i in range(3)]
+    result = {"bench": {"name": "folder"}, "protocol": {"name": "ours"}, "images": rows}
+    (tmp_path / "results.json").write_text(json.dumps(result))
+    with pytest.raises(OSError, match="prediction.json"):
+        open_thing(tmp_path)
+    (tmp_path / "a__b").mkdir()
+    files = {f"{i}.jpg": f"renders/{i}.png" for i in range(3)}
+    (tmp_path / "a__b" / "prediction.json").write_text(json.dumps({"files": files}))
+    opened = open_thing(tmp_path)
+    assert [p.target for p in opened.pictures] == ["2.jpg", "1.jpg", "0.jpg"]
+    assert opened.pictures[0].path == tmp_path / "a__b" / "renders" / "2.png"
+    (tmp_path / "a__b" / "prediction.json").write_text(json.dumps({"files": files | {"1.jpg": "../../secret.png"}}))
+    with pytest.raises(ValueError, match="outside"):
+        open_thing(tmp_path)
+    (tmp_path / "results.json").write_text("[]")
+    with pytest.raises(ValueError, match="eval_nvs"):
+        open_thing(tmp_path)
+
+
 def test_the_cameras_text_is_what_render_reads(tmp_path, exhibit):
     write_cameras(tmp_path / "a.json", exhibit.cameras, list(exhibit.names))
     assert json.loads((tmp_path / "a.json").read_text()) == json.loads(cameras_text(exhibit.cameras, [*exhibit.names]))

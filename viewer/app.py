@@ -14,6 +14,7 @@ import torch
 
 from geometry.synthetic import write_sample
 from splat.pipeline import reconstruct
+from viewer.evaluation import Evaluation
 from viewer.exhibit import Exhibit
 from viewer.jobs import Job, JobQueue, Reconstructor, Request
 from viewer.opening import Photos
@@ -40,6 +41,7 @@ class App:
         self.exhibits: dict[str, Exhibit] = {}
         self.sessions: dict[int, Session] = {}
         self.run: TrainingRun | None = None
+        self.evaluation: Evaluation | None = None
         self.worker = RenderWorker()
         self.current: Job | None = None
         self._results: list[str] = []
@@ -56,10 +58,12 @@ class App:
         """A temporary folder of this server."""
         return Path(self._folder.name)
 
-    def add(self, thing: Exhibit | Photos | TrainingRun) -> None:
+    def add(self, thing: Exhibit | Photos | TrainingRun | Evaluation) -> None:
         """Show what `open_thing` opened; photos are reconstructed first."""
         if isinstance(thing, Exhibit):
             self.show(thing)
+        elif isinstance(thing, Evaluation):
+            self.evaluation = thing
         elif isinstance(thing, TrainingRun):
             self.run = thing
             threading.Thread(target=self._follow, name="training run", daemon=True).start()

@@ -17,6 +17,7 @@ from geometry.scene import open_scene, scene_name
 from splat.cameras_json import read_cameras
 from splat.files import SUFFIXES, read_gaussians
 from splat.outputs import file_names
+from viewer.evaluation import RESULTS, Evaluation, read_evaluation
 from viewer.exhibit import Exhibit, make_exhibit
 from viewer.training_run import TrainingRun, is_training_run
 
@@ -33,7 +34,7 @@ class Photos:
     count: int
 
 
-def open_thing(path: str | Path) -> Exhibit | Photos | TrainingRun:
+def open_thing(path: str | Path) -> Exhibit | Photos | TrainingRun | Evaluation:
     """Recognise a Gaussian file, the folder of a reconstruction, a training run or an evaluation, or photos.
 
     Files of Gaussians are read, photos are only listed. Raises OSError or ValueError in one line that names the path.
@@ -45,6 +46,8 @@ def open_thing(path: str | Path) -> Exhibit | Photos | TrainingRun:
         return _open_gaussians(path, path.stem)
     if path.is_dir() and (path / "scene.ply").is_file():
         return _open_gaussians(path / "scene.ply", path.resolve().name)
+    if path.is_dir() and (path / RESULTS).is_file():
+        return read_evaluation(path)
     if path.is_dir() and is_training_run(path):
         return TrainingRun(path)
     scene = open_scene(path)

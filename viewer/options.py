@@ -12,8 +12,9 @@ from tyro.conf import Positional, arg
 @dataclass(frozen=True)
 class Options:
     things: Annotated[Positional[tuple[Path, ...]], arg(metavar="THING")] = ()
-    """a file of Gaussians, the folder of a reconstruction, photos, a video, COLMAP, a transforms.json, or the folder of
-    a training run; the first is shown, the others can be chosen and compared; none: upload photos in the page"""
+    """a file of Gaussians, the folder of a reconstruction, photos, a video, COLMAP, a transforms.json, the folder of a
+    training run or of an evaluation; the first is shown, the others can be chosen and compared; without any, photos are
+    uploaded in the page"""
     host: str = "127.0.0.1"
     """address to listen on; anything but this machine's own lets others see and use the page"""
     port: int = 8080

@@ -14,6 +14,7 @@ from splat.pipeline import pick_device
 from viewer.app import App
 from viewer.cameras_panel import add_cameras_panel
 from viewer.compare_panel import add_compare_panel
+from viewer.evaluation_panel import add_evaluation_panel
 from viewer.guard import harden, is_loopback
 from viewer.opening import open_thing
 from viewer.path_panel import add_path_panel
@@ -111,6 +112,9 @@ def _connect(app: App, client) -> None:
     if app.run is not None:
         with tabs.add_tab("Training"):
             add_training_panel(session)
+    if app.evaluation is not None:
+        with tabs.add_tab("Scores"):
+            add_evaluation_panel(session)
     app.sessions[client.client_id] = session
     if app.exhibits:
         session.open(next(iter(app.exhibits)))
