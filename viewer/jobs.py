@@ -181,6 +181,8 @@ def _reconstruct(reconstruct: Reconstructor, request: Request, result: Path, con
     """The process of a job: sends ("line", text) as it goes and ("done", "") or ("failed", why) at the end."""
     # Ctrl-C reaches the whole group; the server stops its jobs itself.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Cancelled, it removes its temporary files before it goes.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
 
     def report(line: str) -> None:
         print(line, file=sys.stderr)
