@@ -6,16 +6,18 @@ import os
 import signal
 import sys
 import traceback
+import warnings
 from importlib import import_module
 
 from raysplat import __version__
 
 COMMANDS = {
     "reconstruct": "photos, a video, COLMAP or transforms.json to 3D Gaussians, pictures and a video",
-    "render": "pictures or a video of a .ply, through the cameras of a cameras.json",
+    "render": "pictures or a video of Gaussians, through the cameras of a cameras.json",
     "pack": "scenes with cameras to one file per scene, from which training reads single views",
     "convert": "files of Gaussians: .ply, .splat and .spz from one to the other",
-    "view": "a scene, photos or a training run in the browser",
+    "view": "a scene, photos, an evaluation or a training run in the browser",
+    "check-data": "every fault of a data set: damaged photos, impossible poses, files cut off",
     "demo": "all of it on a small scene made on the spot; no GPU and no network needed",
     "doctor": "what this machine can do, and what to install for the rest",
 }
@@ -42,6 +44,7 @@ def main(argv: list[str] | None = None) -> int:
     if argv[0] not in COMMANDS:
         print(f"raysplat: error: no command '{argv[0]}'; there are {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
+    warnings.formatwarning = lambda message, *_: f"raysplat: warning: {message}\n"
     # Sleeping threads instead of spinning ones: on a busy machine several times faster. Read when torch and numba load.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # `kill` and a batch system's time limit clean up like Ctrl-C.
@@ -62,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
 def _run(name: str, argv: list[str]) -> int:
     import tyro
 
-    command = import_module(f"raysplat.commands.{name}")
+    command = import_module(f"raysplat.commands.{name.replace('-', '_')}")
     description = command.__doc__.strip()
     config = (tyro.conf.FlagCreatePairsOff,)
     options = tyro.cli(command.Options, prog=f"raysplat {name}", description=description, args=argv, config=config)
