@@ -7,7 +7,6 @@ skipped and counted, never silently: the first fault of each scene is printed, a
 from __future__ import annotations
 
 import os
-import re
 import sys
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -22,16 +21,16 @@ from torch import Tensor
 from tqdm import tqdm
 
 from geometry.cameras import Cameras
+from geometry.dl3dv import is_benchmark_scene
 from geometry.scene import Scene
 from geometry.scene_depth import depth_file, parse_depth, sparse_depth
 from geometry.scene_pack import PackedPhotos
 from geometry.scene_roots import find_scenes, open_any
-from train.augment import Augmentation, Drawn, Placement, draw, mirror, place, resample, tint
+from train.augment import Augmentation, Drawn, Placement, draw, mirror, place, resample, tint, tone_table
 from train.batch import Batch, Shape
 from train.cache import Cache
 from train.sampling import Sampling, sample_views
 
-HASH = re.compile(r"[0-9a-f]{64}")
 OPEN_SCENES = 64  # kept open: their cameras and points, not their photos
 TRIES = 20  # scenes drawn for one place in a batch before the source gives up
 ENOUGH = 200  # draws after which the share of bad ones is judged
@@ -39,15 +38,11 @@ ENOUGH = 200  # draws after which the share of bad ones is judged
 
 def refuse_benchmark(names: Iterable[str], root: str | Path) -> None:
     """ValueError naming the first of the scenes `names` (paths below `root`) that is in DL3DV's benchmark."""
-    for name in names:
-        for part in filter(HASH.fullmatch, name.split("/")):
-            from geometry.dl3dv import is_benchmark_scene
-
-            if is_benchmark_scene(part):
-                raise ValueError(
-                    f"{root}: {name} is one of the 140 scenes of DL3DV's benchmark; a model trained on it cannot be "
-                    "scored there. Move it away, or set allow_benchmark"
-                )
+    for name in filter(is_benchmark_scene, names):
+        raise ValueError(
+            f"{root}: {name} is one of the 140 scenes of DL3DV's benchmark; a model trained on it cannot be scored "
+            "there. Move it away, or set allow_benchmark"
+        )
 
 
 @dataclass(frozen=True)
@@ -128,9 +123,13 @@ class SceneSource:
     def _load(
         self, scene: Scene, views: list[int], size: tuple[int, int], drawn: Drawn
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        placements = [place(scene.sizes[i], size, drawn) for i in views]
-        photos = self._pool.map(lambda i, placed: placed.photo(self._photo(scene, i, placed)), views, placements)
-        images = torch.from_numpy(np.stack(list(photos))).to(self.device).permute(0, 3, 1, 2)
+        placements, table = [place(scene.sizes[i], size, drawn) for i in views], tone_table(drawn)
+
+        def picture(i: int, placed: Placement) -> np.ndarray:
+            return tint(placed.photo(self._photo(scene, i, placed)), table)
+
+        pictures = list(self._pool.map(picture, views, placements))
+        images = torch.from_numpy(np.stack(pictures)).to(self.device).permute(0, 3, 1, 2)
         w2c = scene.w2c[views]
         # The frame is free, and map coordinates would not survive float32: the first camera becomes the origin.
         origin = -w2c[0, :3, :3].T @ w2c[0, :3, 3]
@@ -141,7 +140,6 @@ class SceneSource:
             known = [self._depth(scene, i, placed, K[n]) for n, (i, placed) in enumerate(zip(views, placements))]
             depth = torch.from_numpy(np.stack(known)).to(self.device)
         cameras = Cameras(torch.from_numpy(w2c).float(), torch.from_numpy(K).float(), size).to(self.device)
-        images = tint(images, drawn)
         if drawn.mirrored:
             images, cameras, depth = images.flip(-1), mirror(cameras), None if depth is None else depth.flip(-1)
         return images, cameras.w2c, cameras.K, depth
