@@ -1,9 +1,9 @@
 """Score a checkpoint on windows of posed scenes: `python eval_nvs/windows.py --root SCENES --weights nano`.
 
 Every scene gives windows of neighbouring views: four are inputs, with their poses, and the two that lie most in between
-are targets. Beside our render stands the copy of the nearest input, the least that a model must beat. PSNR is the mean
-over images, clipped to [0, 1]; SSIM is scikit-image's with an 11 px Gaussian window. This is the table of the model
-card, not the paper's protocol.
+are targets. Beside our render stands the copy of the nearest input, the least that a model must beat. PSNR and SSIM are
+those of splat/metrics.py, means over the images of a scene, then over scenes. This is the table of the model card; the
+benchmark by published protocols is eval_nvs/run.py.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import numpy as np
 import torch
 import tyro
 from PIL import Image
-from skimage.metrics import structural_similarity
 from torch import Tensor
 from tqdm import tqdm
 
 from geometry.scene import open_scene, views
 from geometry.view_selection import windows
 from splat.atomic import whole_file
+from splat.metrics import psnr, ssim
 from splat.model import GaussianModel
 from splat.reconstruct import reconstruct
 from splat.render import render
@@ -69,21 +69,6 @@ def score_window(
         for our, target, copy in zip(ours, targets, copies, strict=True)
     ]
     return rows, torch.cat([images[:context], targets, ours, copies])
-
-
-def psnr(a: Tensor, b: Tensor) -> float:
-    """PSNR in dB of images [3, H, W] in [0, 1]."""
-    return float(-10 * torch.log10((a - b).square().mean().clamp_min(1e-10)))
-
-
-def ssim(a: Tensor, b: Tensor) -> float:
-    """SSIM of images [3, H, W] in [0, 1] by scikit-image, 11 px Gaussian window."""
-    return float(
-        structural_similarity(
-            a.numpy(), b.numpy(), channel_axis=0, data_range=1.0, gaussian_weights=True, sigma=1.5,
-            use_sample_covariance=False,
-        )
-    )  # fmt: skip
 
 
 def table(scores: list[Score]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -19,6 +18,7 @@ from splat.atomic import whole_folder
 from splat.camera_path import orbit
 from splat.cameras_json import write_cameras
 from splat.gaussians import Gaussians
+from splat.metrics import psnr as psnr
 from splat.ply import write_ply
 from splat.reconstruct import Reconstruction
 from splat.render import render
@@ -86,12 +86,6 @@ def render_views(gaussians: Gaussians, cameras: Cameras) -> tuple[Tensor, Tensor
             color.append(picture.color.clamp(0, 1).movedim(-1, -3))
             depth.append(torch.where(picture.alpha > _SEEN, picture.depth, 0))
     return torch.cat(color), torch.cat(depth)
-
-
-def psnr(a: Tensor, b: Tensor) -> float:
-    """Peak signal-to-noise ratio in dB of two pictures in [0, 1] of one shape; infinite when they are equal."""
-    error = float((a.double() - b.double()).square().mean())
-    return math.inf if error == 0 else -10 * math.log10(error)
 
 
 def _picture(gaussians: Gaussians, camera: Cameras) -> tuple[np.ndarray, Tensor]:

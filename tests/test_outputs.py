@@ -110,12 +110,6 @@ def test_renders_repeat_the_inputs_in_any_unit_of_length():
         torch.testing.assert_close(depth[inside[1:]] / unit, scene.depth[inside[1:]] / unit, rtol=1e-2, atol=0)
 
 
-def test_psnr_by_hand():
-    a = torch.zeros(3, 4, 4)
-    assert psnr(a, a + 0.1) == pytest.approx(20.0, abs=1e-4)
-    assert psnr(a, a) == float("inf")
-
-
 def test_folder_and_file_appear_whole_or_not_at_all(tmp_path):
     with pytest.raises(RuntimeError), whole_file(tmp_path / "a.txt") as path:
         path.write_text("half")

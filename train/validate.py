@@ -19,6 +19,7 @@ from geometry.cameras import Cameras
 from geometry.presets import NetworkConfig
 from geometry.scene import open_scene, views
 from geometry.view_selection import windows
+from splat.metrics import psnr
 from splat.perceptual import Perceptual
 from train.batch import Batch, Shape, Source, sample_seed
 from train.config import TrainConfig
@@ -82,7 +83,7 @@ def validate_synthetic(
         scores["abs_rel"].append(float((ratio - 1).abs().mean()))
         scores["delta_1.25"].append(float((torch.maximum(ratio, 1 / ratio.clamp_min(1e-6)) < 1.25).float().mean()))
         target = batch.images[:, context:]
-        scores["psnr"].append(float(psnr(color, target).mean()))
+        scores["psnr"].append(mean_psnr(color, target))
         scores["ssim"].append(float(structural_similarity(color.flatten(0, 1), target.flatten(0, 1))))
         rows.append(torch.cat([batch.images[0, :context], batch.images[0, context:][:1], color[0, :1]]))
     return {name: float(np.mean(values)) for name, values in scores.items()}, rows
@@ -102,7 +103,7 @@ def validate_scenes(
         batch = Batch(images, cameras, None, None, n, (name,))
         _, color, _ = predict(forward, network, batch)
         target, copy = images[:, n:], images[:, nearest_input(cameras, n)]
-        ours, copied = float(psnr(color, target).mean()), float(psnr(copy, target).mean())
+        ours, copied = mean_psnr(color, target), mean_psnr(copy, target)
         scores["scenes_psnr"].append(ours)
         scores["scenes_copy"].append(copied)
         scores["scenes_ssim"].append(float(structural_similarity(color[0], target[0])))
@@ -136,9 +137,9 @@ def nearest_input(cameras: Cameras, context: int) -> list[int]:
     return torch.cdist(centers[context:], centers[:context]).argmin(1).tolist()
 
 
-def psnr(color: Tensor, target: Tensor) -> Tensor:
-    """PSNR of images [..., 3, H, W] in [0, 1]."""
-    return -10 * (color - target).square().mean((-3, -2, -1)).clamp_min(1e-10).log10()
+def mean_psnr(color: Tensor, target: Tensor) -> float:
+    """Mean over images [B, T, 3, H, W] of their PSNR."""
+    return float(np.mean([psnr(a, b) for a, b in zip(color.flatten(0, 1), target.flatten(0, 1), strict=True)]))
 
 
 def save_sheet(rows: list[Tensor], path: Path) -> None:
