@@ -34,11 +34,12 @@ def find_tanks(root: Path) -> dict[str, Path]:
 
 
 def find_log(folder: Path) -> Path | None:
-    """The trajectory of the scene in `folder`, in it or beside it."""
+    """The trajectory of the scene in `folder`: named after it, in it or beside it, or the only one among its photos."""
     for candidate in (folder / f"{folder.name}{LOG}", folder.parent / f"{folder.name}{LOG}"):
         if candidate.is_file():
             return candidate
-    return next(iter(sorted(folder.glob("*.log"))), None)
+    logs = list(folder.glob("*.log"))
+    return logs[0] if len(logs) == 1 and photos_of(folder) else None
 
 
 def open_tanks(folder: Path) -> Scene:
