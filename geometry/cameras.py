@@ -152,18 +152,23 @@ def validate(cameras: Cameras, names: list[str] | None = None, tolerance: float 
     """
     w2c, K = cameras.w2c.detach().double().cpu(), cameras.K.detach().double().cpu()
     w2c, K = w2c.reshape(-1, 4, 4), K.reshape(-1, 3, 3)
-    for i in range(len(w2c)):
+    rotation = w2c[:, :3, :3]
+    error = (rotation @ rotation.mT - torch.eye(3, dtype=torch.float64)).abs().amax((1, 2))
+    determinant = torch.linalg.det(rotation)
+    # Not `error > tolerance`: a NaN must count as bad.
+    good = (error <= tolerance) & (determinant > 0) & (K[:, 0, 0] > 0) & (K[:, 1, 1] > 0)
+    good &= torch.isfinite(w2c).all((1, 2)) & torch.isfinite(K).all((1, 2))
+    for i in (~good).nonzero()[:1, 0].tolist():
         name = names[i] if names else f"camera {i}"
         if not bool(torch.isfinite(w2c[i]).all()):
             raise ValueError(f"{name}: its pose holds NaN or infinity; remove the image or fix the pose")
         if not bool(torch.isfinite(K[i]).all()):
             raise ValueError(f"{name}: its intrinsics hold NaN or infinity; fix fx, fy, cx, cy")
-        rotation = w2c[i, :3, :3]
-        error = float((rotation @ rotation.T - torch.eye(3, dtype=torch.float64)).abs().max())
-        if error > tolerance or float(torch.linalg.det(rotation)) < 0:
+        if not (float(error[i]) <= tolerance and float(determinant[i]) > 0):
             raise ValueError(
-                f"{name}: the upper 3x3 of its pose is not a rotation (error {error:.2g}, "
-                f"det {float(torch.linalg.det(rotation)):.3g}); poses must be rigid, without scale or mirror"
+                f"{name}: the upper 3x3 of its pose is not a rotation (error {float(error[i]):.2g}, "
+                f"det {float(determinant[i]):.3g}); poses must be rigid, without scale or mirror"
             )
-        if float(K[i, 0, 0]) <= 0 or float(K[i, 1, 1]) <= 0:
-            raise ValueError(f"{name}: focal length {float(K[i, 0, 0]):g}, {float(K[i, 1, 1]):g} px must be above 0")
+        raise ValueError(
+            f"{name}: focal length {float(K[i, 0, 0]):g}, {float(K[i, 1, 1]):g} px must be above 0"
+        )

@@ -152,7 +152,7 @@ def scene_from_tensors(images: Tensor, cameras: Cameras | None = None, name: str
 
 
 def open_scene(path: str | Path, image_folder: str | None = None) -> Scene:
-    """Open whatever holds a scene: a folder of photos, one photo, a video, COLMAP, or nerfstudio's transforms.json.
+    """Open whatever holds a scene: a folder of photos, one photo, a video, COLMAP, transforms.json, or a scene pack.
 
     A folder with a COLMAP model (cameras.bin or .txt there or in sparse/0) is read as such, else one with
     transforms.json as nerfstudio's (DL3DV's layouts among them), else as plain photos. `image_folder` picks among
@@ -160,6 +160,10 @@ def open_scene(path: str | Path, image_folder: str | None = None) -> Scene:
     left out and counted in `notes`. Raises OSError or ValueError with one line that names the file and what is wrong
     with it.
     """
+    if str(path).lower().endswith(".scene"):  # a file or a URL
+        from geometry.scene_pack import open_pack
+
+        return open_pack(path)
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file or folder")

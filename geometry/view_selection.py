@@ -14,13 +14,13 @@ def pose_distance(w2c: Tensor | np.ndarray) -> np.ndarray:
     asks for "both camera translation and rotation distances" (section 6.1) and leaves the weights open; both count
     alike here.
     """
-    w2c = torch.as_tensor(w2c).detach().double().cpu().numpy()
+    w2c = torch.as_tensor(w2c).detach().double().cpu()
     rotation = w2c[:, :3, :3]
-    centers = -np.einsum("vji,vj->vi", rotation, w2c[:, :3, 3])
-    apart = np.linalg.norm(centers[:, None] - centers[None], axis=-1)
-    relative = np.einsum("aij,bkj->abik", rotation, rotation)
+    centers = -(rotation.mT @ w2c[:, :3, 3:])[..., 0]
+    differences = {"compute_mode": "donot_use_mm_for_euclid_dist"}  # the other way rounds small distances away
+    apart = torch.cdist(centers, centers, **differences).numpy()
     # Chord of the rotation, not its trace: arccos near 1 turns rounding into a tenth of a millirad.
-    chord = np.linalg.norm(relative - np.eye(3), axis=(-2, -1)) / np.sqrt(8)
+    chord = torch.cdist(rotation.flatten(1), rotation.flatten(1), **differences).numpy() / np.sqrt(8)
     angle = 2 * np.arcsin(np.clip(chord, 0, 1))
     return apart / max(apart.max(), np.finfo(np.float64).tiny) + angle / np.pi
 

@@ -79,7 +79,7 @@ def served(folder):
 def connect(browser, app, url):
     """A page and its session, once it shows the scene."""
     page = browser.new_page(viewport=WINDOW)
-    page.set_default_timeout(30_000)
+    page.set_default_timeout(150_000)
     known = set(app.sessions)
     page.goto(url)
     page.wait_for_selector("canvas[data-engine]")
@@ -89,7 +89,7 @@ def connect(browser, app, url):
     return page, session
 
 
-def until(condition, seconds=40.0):
+def until(condition, seconds=180.0):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not happen"
@@ -250,5 +250,5 @@ def test_ctrl_c_ends_the_server_cleanly(folder):
         line = server.stderr.readline()
         assert "http://127.0.0.1:" in line
         server.send_signal(signal.SIGINT)
-        out, err = server.communicate(timeout=30)
+        out, err = server.communicate(timeout=120)
     assert server.returncode == 0 and "Traceback" not in err and "stopped" in err

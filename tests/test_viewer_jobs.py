@@ -145,7 +145,7 @@ def make(scene, weights, views, size, device, report) -> Reconstruction:
     return Reconstruction(gaussians, cameras, depth, depth, images, ("a",), "test")
 
 
-def wait(jobs: list[Job], seconds: float = 40.0) -> None:
+def wait(jobs: list[Job], seconds: float = 180.0) -> None:
     end = time.monotonic() + seconds
     while not all(job.finished for job in jobs):
         assert time.monotonic() < end, [job.status for job in jobs]
@@ -179,7 +179,7 @@ def test_a_running_and_a_waiting_job_are_cancelled(tmp_path):
         time.sleep(0.05)
     start = time.monotonic()
     queue.close()  # ends the running one as well
-    assert hangs.state == "cancelled" and time.monotonic() - start < 8
+    assert hangs.state == "cancelled" and time.monotonic() - start < 30
     with pytest.raises(ValueError):
         queue.submit(Request(tmp_path, "late", "works"))
 
