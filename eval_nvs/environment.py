@@ -10,14 +10,15 @@ from pathlib import Path
 
 import torch
 
-_PACKAGES = ("raysplat", "torch", "torchvision", "gsplat", "lpips", "scikit-image", "numpy")
+_PACKAGES = ("raysplat", "torchvision", "gsplat", "lpips", "scikit-image", "numpy")
 _ROOT = Path(__file__).resolve().parents[1]
 
 
 @lru_cache(maxsize=1)
 def environment() -> dict:
     """Versions by package (None: not installed) and the git commit of this checkout, None outside one."""
-    return {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}, "commit": _commit()}
+    versions = {name: _version(name) for name in _PACKAGES}
+    return {"python": platform.python_version(), "torch": torch.__version__, **versions, "commit": _commit()}
 
 
 def device_name(device: str) -> str:

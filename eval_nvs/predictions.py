@@ -116,7 +116,7 @@ def remove(folder: Path) -> None:
 def _difference(old: object, new: object, where: str = "") -> str | None:
     """The first value in which two JSON values differ, in words."""
     if isinstance(old, dict) and isinstance(new, dict):
-        for key in sorted({*old, *new}):
+        for key in dict.fromkeys((*old, *new)):
             found = _difference(old.get(key), new.get(key), f"{where}.{key}" if where else key)
             if found is not None:
                 return found

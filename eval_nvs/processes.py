@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 import torch
 
@@ -53,3 +54,14 @@ class Processes:
     def end(self) -> None:
         if self.state is not None:
             self.state.destroy_process_group()
+
+
+def fail(message: str, code: int = 1) -> NoReturn:
+    """Say `message` on stderr and end this process; the others of the run, left without it, end as well."""
+    count = int(os.environ.get("WORLD_SIZE", 1))
+    who = f"process {os.environ['RANK']} of {count}: " if count > 1 else ""
+    print(f"eval_nvs/run.py: {who}{message}", file=sys.stderr, flush=True)
+    if count > 1:
+        # An orderly exit would first wait for the others, which wait for this one.
+        os._exit(code)
+    raise SystemExit(code)

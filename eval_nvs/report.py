@@ -40,25 +40,28 @@ def write_report(result: dict, open_scene: Callable[[str], tuple[Scene, Split]],
     for row in result["images"]:
         rows.setdefault(row["scene"], []).append(row)
     ranked = sorted(result["images"], key=lambda row: row["psnr"])
-    extremes = list({(r["scene"], r["target"]): r for r in (*ranked[:EXTREMES], *ranked[-EXTREMES:])}.values())
+    worst = ranked[:EXTREMES]
+    best = [row for row in ranked[::-1][:EXTREMES] if row not in worst]
     cards: dict[tuple[str, str], str] = {}
     sections = []
-    with whole_folder(out / FILES, _contents(out / FILES)) as files:
+    with whole_folder(out / FILES, _entries(out / FILES)) as files:
         worst_first = sorted(result["scenes"], key=lambda scene: scene["psnr"])
         for scene in tqdm(worst_first, "report", unit="scene"):
             own = sorted(rows[scene["scene"]], key=lambda row: row["psnr"])
-            shown = list({r["target"]: r for r in (*own[:SHOWN], *own[-SHOWN:])}.values())
-            shown += [r for r in extremes if r["scene"] == scene["scene"] and r not in shown]
+            typical = [r for i, r in enumerate(own) if i < SHOWN or i >= len(own) - SHOWN]
+            shown = typical + [r for r in (*worst, *best) if r["scene"] == scene["scene"] and r not in typical]
             drawn, inputs = _draw(open_scene, scene["scene"], [r["target"] for r in shown], out, files)
             cards |= {(scene["scene"], r["target"]): _card(result, r, *drawn[r["target"]]) for r in shown}
-            of_scene = [cards[scene["scene"], r["target"]] for r in shown if r in own[:SHOWN] or r in own[-SHOWN:]]
+            of_scene = [cards[scene["scene"], r["target"]] for r in typical]
             sections.append(_section(result, scene, own, of_scene, inputs))
         page = PAGE.substitute(
             title=escape(f"{result['bench']['name']}, {result['protocol']['name']}, {label(result['method'])}"),
             facts=escape(headline(result)),
             summary=_summary(result),
             notes="".join(f"<p class=note>{escape(note)}</p>" for note in notes(result)),
-            extremes="\n".join(cards[r["scene"], r["target"]] for r in extremes),
+            worst="\n".join(cards[r["scene"], r["target"]] for r in worst),
+            best="\n".join(cards[r["scene"], r["target"]] for r in best),
+            contents=_contents_table(result, worst_first),
             scenes="\n".join(sections),
             range=ERROR_RANGE,
             made=escape(result["made"]),
@@ -118,6 +121,8 @@ def _section(result: dict, scene: dict, rows: list[dict], cards: list[str], inpu
     seconds = scene["seconds"]
     return SCENE.substitute(
         scene=escape(scene["scene"]),
+        anchor=quote(scene["scene"], safe=""),
+        targets=len(rows),
         scores=_cells(scene, names),
         times=f"reconstructed in {seconds['reconstruct']:.2f} s, {len(rows)} targets in {seconds['render']:.2f} s",
         inputs="".join(
@@ -154,5 +159,18 @@ def _summary(result: dict) -> str:
     return f"<table class=summary><tr><th>method</th>{head}<th>scenes</th></tr>{''.join(lines)}</table>"
 
 
-def _contents(folder: Path) -> list[str]:
+def _contents_table(result: dict, scenes: list[dict]) -> str:
+    """The scenes and their means, linked to their sections."""
+    names = [name for name in TITLES if name in result["metrics"]]
+    head = "".join(f"<th>{escape(TITLES[n])}</th>" for n in names)
+    rows = "".join(
+        f'<tr><td><a href="#{quote(quote(s["scene"], safe=""))}">{escape(s["scene"])}</a></td>'
+        + "".join(f"<td>{format_value(n, s[n])}</td>" for n in names)
+        + f"<td>{s['targets']}</td></tr>"
+        for s in scenes
+    )
+    return f"<table><tr><th>scene</th>{head}<th>targets</th></tr>{rows}</table>"
+
+
+def _entries(folder: Path) -> list[str]:
     return [path.name for path in folder.iterdir()] if folder.is_dir() else []

@@ -24,7 +24,9 @@ table { border-collapse: collapse; margin: 1rem 0; background: var(--card) }
 th, td { border: 1px solid var(--line); padding: .25rem .7rem; text-align: right } th { font-weight: 600 }
 th:first-child, td:first-child { text-align: left } .quoted { color: var(--soft) } .quoted i { font-size: .8em }
 tr:not(.quoted) td { font-weight: 500 }
-.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(640px, 100%), 1fr)); gap: .9rem }
+.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(1000px, 100%), 1fr)); gap: .9rem }
+.two { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(560px, 100%), 1fr)); gap: .9rem }
+.two h3 { margin-bottom: .5rem }
 figure { margin: 0; padding: .6rem; background: var(--card); border: 1px solid var(--line); border-radius: 8px }
 figcaption { display: flex; flex-wrap: wrap; justify-content: space-between; gap: 0 1rem; margin-bottom: .4rem;
   font-size: .85rem }
@@ -39,11 +41,11 @@ input[type=range] { width: 100%; margin: .15rem 0 0; accent-color: var(--mark) }
 section { margin-top: 1.6rem; padding-top: 1rem; border-top: 1px solid var(--line) }
 .scores { display: flex; flex-wrap: wrap; gap: 0 1.4rem; margin: .2rem 0 .6rem; color: var(--soft) }
 .scores b { color: var(--ink) }
-.strip { display: flex; gap: 4px; overflow-x: auto; margin: .3rem 0 .9rem }
+.strip { display: flex; flex-wrap: wrap; gap: 4px; margin: .3rem 0 .9rem }
 .strip img { height: 72px; border-radius: 3px }
 .ramp { display: inline-block; width: 9rem; height: .7rem; border-radius: 3px; vertical-align: -1px; background:
   linear-gradient(90deg, #000004, #420a68, #932667, #dd513a, #fca50a, #fcffa4) }
-summary { cursor: pointer; color: var(--soft); margin-top: .6rem }
+a { color: inherit } summary { cursor: pointer; color: var(--soft); margin-top: .6rem }
 </style>
 <h1>$title</h1>
 <p class=soft>$facts</p>
@@ -52,10 +54,16 @@ $notes
 <p class=soft>Move a slider to wipe the photo over the render. Error: mean absolute difference of the channels,
 0 <span class=ramp></span> $range and more. Made $made.</p>
 <h2>Worst and best images</h2>
-<div class=cards>
-$extremes
+<div class=two>
+<div><h3>worst</h3><div class=cards>
+$worst
+</div></div>
+<div><h3>best</h3><div class=cards>
+$best
+</div></div>
 </div>
 <h2>Scenes, worst first</h2>
+$contents
 $scenes
 <script>
 document.addEventListener("input", event => {
@@ -77,12 +85,12 @@ CARD = Template("""<figure>
 </div>
 </figure>""")
 
-SCENE = Template("""<section>
+SCENE = Template("""<section id="$anchor">
 <h3>$scene</h3>
 <div class=scores>$scores<span>$times</span></div>
 <div class=strip aria-label="$count inputs">$inputs</div>
 <div class=cards>
 $cards
 </div>
-<details><summary>all targets</summary><table><tr><th>target</th>$head</tr>$rows</table></details>
+<details><summary>all $targets targets</summary><table><tr><th>target</th>$head</tr>$rows</table></details>
 </section>""")

@@ -21,7 +21,7 @@ from eval_nvs import results
 from eval_nvs.benches import BENCHES, Bench, open_bench
 from eval_nvs.indices import indexed, read_indices
 from eval_nvs.methods import Options, load
-from eval_nvs.processes import Processes
+from eval_nvs.processes import Processes, fail
 from eval_nvs.protocol import PROTOCOLS, Protocol, Split, split
 from eval_nvs.report import write_report
 from eval_nvs.scores import Metrics
@@ -151,7 +151,6 @@ if __name__ == "__main__":
     try:
         sys.exit(main(tyro.cli(Args, description=__doc__, config=(tyro.conf.FlagCreatePairsOff,))))
     except KeyboardInterrupt:
-        print("eval_nvs/run.py: interrupted; the same command goes on from here", file=sys.stderr)
-        sys.exit(130)
+        fail("interrupted; the same command goes on from here", 130)
     except (ValueError, OSError, ImportError, MemoryError) as error:
-        raise SystemExit(f"eval_nvs/run.py: error: {error}") from error
+        fail(f"error: {' '.join(str(error).split())}")

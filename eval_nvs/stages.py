@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +38,7 @@ class Views:
 
     split: Split
     inputs: tuple[Tensor, Cameras]
-    targets: tuple[Tensor, Cameras]
+    targets: tuple[Tensor | None, Cameras]  # photos only where target cameras are fitted to them
     points: Tensor | None
     seconds: float
 
@@ -73,8 +73,10 @@ def predict(
             predictions.check(folder, old, settings, split)
             return None
         size = protocol.network_size if method.own_size else protocol.size
-        inputs, targets = load(opened, split.inputs, size), load(opened, split.targets, protocol.size)
-        return Views(split, inputs, targets, seen_points(opened, split), time.perf_counter() - start)
+        inputs, wanted = load(opened, split.inputs, size), (None, cameras_of(opened, split.targets, protocol.size))
+        if protocol.cameras == "optimized":
+            wanted = load(opened, split.targets, protocol.size)
+        return Views(split, inputs, wanted, seen_points(opened, split), time.perf_counter() - start)
 
     failed, spent, start = {}, dict.fromkeys(("load", "reconstruct", "render"), 0.0), time.perf_counter()
     with Writer() as writer:
@@ -98,12 +100,12 @@ def predict(
 def draw(method: Method, protocol: Protocol, views: Views, device: str) -> tuple[np.ndarray, dict[str, float]]:
     """uint8 pictures [T, H, W, 3] of the targets, and the seconds that each step took, the device's work included."""
     images, cameras = (x.to(device) for x in views.inputs)
-    photos, wanted = (x.to(device) for x in views.targets)
+    photos, wanted = views.targets
     given = protocol.cameras == "given"
     start = _now(device)
     scene = method.reconstruct(images, cameras if given else None, views.points if given else None)
     middle = _now(device)
-    where = target_cameras(scene, cameras, wanted, photos, protocol)
+    where = target_cameras(scene, cameras, wanted.to(device), photos, protocol)
     with torch.no_grad():
         pixels = to_uint8(scene.render(where))
     return pixels, {"load": views.seconds, "reconstruct": middle - start, "render": _now(device) - middle}
@@ -134,6 +136,12 @@ def score(
         method = stored.settings["method"]
         scored.append(SceneScores(stored.split, rows, stored.seconds, stored.device, stored.environment, method))
     return scored, failed
+
+
+def cameras_of(scene: Scene, names: Sequence[str], size: tuple[int, int]) -> Cameras:
+    """The cameras that `load` gives, which the sizes of the photos decide: none is decoded."""
+    blank = replace(scene, load=lambda i: np.zeros((*scene.sizes[i], 3), np.uint8))
+    return load(blank, names, size)[1]
 
 
 def seen_points(scene: Scene, split: Split) -> Tensor | None:

@@ -12,13 +12,13 @@ from geometry.alignment import align_cameras
 from geometry.cameras import Cameras
 from splat.render import render
 
-# 200 steps at this rate, as ZipSplat's evaluation has it; the loss is the squared error alone, so that no weights of
-# LPIPS are needed.
+# As many steps as ZipSplat's evaluation takes, starting at its rate; the loss is the squared error alone, so that no
+# weights of LPIPS are needed.
 STEPS, RATE = 200, 5e-3
 
 
 def target_cameras(
-    scene: Reconstruction, inputs: Cameras, targets: Cameras, photos: Tensor, protocol: Protocol
+    scene: Reconstruction, inputs: Cameras, targets: Cameras, photos: Tensor | None, protocol: Protocol
 ) -> Cameras:
     """Cameras [T] in the world of `scene` for targets [T] in the world of the data set, whose intrinsics are kept.
 
@@ -40,18 +40,19 @@ def target_cameras(
 def optimize(scene: Splats, cameras: Cameras, photos: Tensor, steps: int = STEPS) -> Cameras:
     """Cameras [T] whose renders come near `photos` [T, 3, H, W]: Adam on a rotation and a translation of each.
 
-    Translations are in units of the median distance from camera to Gaussian, so that the rate fits any scene.
+    The rate falls to 0 in a line. Translations are in units of the median distance from camera to Gaussian, so that it
+    fits any scene.
     """
     photos = photos.to(scene.gaussians.means)
     background = photos.new_tensor(scene.protocol.background)
     sample = scene.gaussians.means[:: max(1, scene.gaussians.count // 10_000)]
     unit = torch.cdist(cameras.centers, sample).nanmedian()
     fitted = []
-    for camera, photo in zip(cameras.w2c, photos, strict=True):
-        K = cameras.K[len(fitted)][None]
+    for camera, K, photo in zip(cameras.w2c, cameras.K[:, None], photos, strict=True):
         motion = torch.zeros(6, device=camera.device, requires_grad=True)
         adam = torch.optim.Adam([motion], lr=RATE)
-        for _ in range(steps):
+        for step in range(steps):
+            adam.param_groups[0]["lr"] = RATE * (1 - step / steps)
             w2c = moved_by(motion, unit) @ camera
             seen = render(
                 scene.gaussians, Cameras(w2c[None], K, cameras.size), background, near=scene.protocol.near

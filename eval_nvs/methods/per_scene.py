@@ -66,8 +66,8 @@ class PerScene:
                 rebirth(parameters, adam, generator)
             if self.device.startswith("cuda"):
                 torch.cuda.synchronize()  # the clock must see finished steps, not queued ones
-        with torch.no_grad():
-            return Splats(activate(parameters), cameras, self.protocol)
+        frozen = {name: parameter.detach() for name, parameter in parameters.items()}
+        return Splats(activate(frozen), cameras, self.protocol)
 
 
 def start_points(points: Tensor | None, cameras: Cameras, count: int, generator: torch.Generator) -> Tensor:
