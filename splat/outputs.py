@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
@@ -25,7 +27,7 @@ from splat.render import render
 from splat.video import color_depth, contact_sheet, depth_range, write_depths, write_mp4
 
 FPS = 30
-FILES = ("scene.ply", "cameras.json", "depth", "contact.png", "orbit.mp4")
+FILES = ("scene.ply", "cameras.json", "images", "depth", "confidence", "contact.png", "orbit.mp4")
 # A video of one turn: long enough to look, short enough to wait for.
 _FRAMES_PER_VIEW, _LEAST_FRAMES, _MOST_FRAMES = 24, 90, 240
 # Below this opacity a pixel of a rendering shows background rather than scene.
@@ -35,9 +37,10 @@ _SEEN = 0.5
 def save(reconstruction: Reconstruction, folder: str | Path, overwrite: bool = False) -> int:
     """Write the results to `folder` and return how many Gaussians were left out of the .ply as not finite.
 
-    scene.ply; cameras.json; depth/<view>.png, 16 bit, with the scale in depth/depth.json; contact.png, each view beside
-    what the Gaussians show from it; orbit.mp4, a path past all views. `overwrite` replaces earlier results. Raises
-    FileExistsError when the folder holds anything else, OSError, ImportError as the writers do; nothing is left then.
+    scene.ply; cameras.json; images/<view>.png, what the network saw; depth/<view>.png, 16 bit, with the scale in
+    depth/depth.json; confidence/ likewise, where there is one; contact.png, each view beside what the Gaussians show
+    from it; orbit.mp4, a path past all views. `overwrite` replaces earlier results. Raises FileExistsError when the
+    folder holds anything else, OSError, ImportError as the writers do; nothing is left then.
     """
     r = reconstruction
     names = file_names(r.names)
@@ -45,18 +48,39 @@ def save(reconstruction: Reconstruction, folder: str | Path, overwrite: bool = F
         comments = (f"raysplat, weights {r.weights}", "frame OpenCV (x right, y down, z forward) of cameras.json")
         dropped = write_ply(new / "scene.ply", r.gaussians, comments)
         write_cameras(new / "cameras.json", r.cameras, list(r.names))
+        images = list(to_uint8(r.images))
+        (new / "images").mkdir()
+        for name, image in zip(names, images, strict=True):
+            Image.fromarray(image).save(new / "images" / f"{name}.png")
         (new / "depth").mkdir()
         write_depths(new / "depth", r.depth, names)
+        if r.confidence is not None:
+            (new / "confidence").mkdir()
+            write_confidence(new / "confidence", r.confidence, names)
         near, far = depth_range(r.depth)
         seen = [_picture(r.gaussians, r.cameras[i : i + 1]) for i in range(len(names))]
         rows = {
-            "input": list(to_uint8(r.images)),
+            "input": images,
             "Gaussians": [color for color, _ in seen],
             "depth": [color_depth(depth, near, far) for depth in r.depth],
         }
         contact_sheet(rows, names).save(new / "contact.png")
         write_mp4(new / "orbit.mp4", orbit_frames(r.gaussians, r.cameras, float(r.depth[r.depth > 0].median())), FPS)
     return dropped
+
+
+def write_confidence(folder: Path, confidence: Tensor, names: list[str]) -> None:
+    """Confidence [V, H, W] as 16-bit PNGs `<name>.png` and a confidence.json: confidence = value * scale.
+
+    One scale serves all views. Values are cut at 60 times the median: a few very sure pixels would coarsen the others.
+    """
+    confidence = confidence.detach().float().cpu().nan_to_num(0, 0, 0).clamp_min(0)
+    scale = max(min(float(confidence.max()), 60 * float(confidence.median())), 1e-12) / 65535
+    levels = (confidence / scale).round().clamp(max=65535).numpy().astype(np.uint16)
+    for name, image in zip(names, levels, strict=True):
+        Image.fromarray(image).save(folder / f"{name}.png")
+    about = {"scale": scale, "confidence": "value * scale, larger is surer; the networks leave its unit open"}
+    (folder / "confidence.json").write_text(json.dumps(about, indent=1) + "\n")
 
 
 def orbit_frames(gaussians: Gaussians, cameras: Cameras, focus: float) -> Iterator[np.ndarray]:

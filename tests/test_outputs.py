@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -15,7 +16,7 @@ from geometry.cameras import Cameras
 from splat.atomic import whole_file, whole_folder
 from splat.cameras_json import read_cameras, write_cameras
 from splat.depth_splats import splats_from_depth
-from splat.outputs import file_names, psnr, render_views, save
+from splat.outputs import file_names, psnr, render_views, save, write_confidence
 from splat.ply import read_ply
 from splat.reconstruct import Reconstruction
 from splat.video import color_depth, contact_sheet, depth_range, write_depths, write_mp4
@@ -52,8 +53,9 @@ def test_all_outputs_are_there_and_right(tmp_path, few_frames):
     out = tmp_path / "some" / "out"
     assert save(scene, out) == 0
     assert sorted(p.relative_to(out).as_posix() for p in out.rglob("*")) == [
-        *("cameras.json", "contact.png", "depth", "depth/depth.json", "depth/x.png", "depth/y.png"),
-        *("orbit.mp4", "scene.ply"),
+        *("cameras.json", "confidence", "confidence/confidence.json", "confidence/x.png", "confidence/y.png"),
+        *("contact.png", "depth", "depth/depth.json", "depth/x.png", "depth/y.png"),
+        *("images", "images/x.png", "images/y.png", "orbit.mp4", "scene.ply"),
     ]
     torch.testing.assert_close(read_ply(out / "scene.ply").means, scene.gaussians.means)
     read, names = read_cameras(out / "cameras.json")
@@ -62,6 +64,8 @@ def test_all_outputs_are_there_and_right(tmp_path, few_frames):
     depth = np.asarray(Image.open(out / "depth" / "x.png"), np.float64)
     scale = json.loads((out / "depth" / "depth.json").read_text())["scale"]
     np.testing.assert_allclose(depth * scale, 2.0, rtol=1e-3)
+    photo = np.asarray(Image.open(out / "images" / "y.png"))
+    np.testing.assert_array_equal(photo, (255 * scene.images[1].movedim(0, -1)).round().byte())
     assert Image.open(out / "contact.png").height > 3 * SIZE[0]
     video = cv2.VideoCapture(str(out / "orbit.mp4"))
     frames = [video.read()[1] for _ in range(6)]
@@ -183,6 +187,23 @@ def test_depth_colours_and_files_ignore_what_is_not_there(tmp_path):
     scale = json.loads((tmp_path / "depth.json").read_text())["scale"]
     assert (levels[0, :3] == 0).all()
     np.testing.assert_allclose(levels[1:] * scale, depth[0, 1:], rtol=1e-3)
+
+
+def test_confidence_is_kept_whatever_a_few_pixels_hold(tmp_path):
+    confidence = torch.linspace(1, 3, 24).reshape(2, 3, 4)
+    confidence[0, 0, :3] = torch.tensor([1e7, float("nan"), float("inf")])
+    write_confidence(tmp_path, confidence, ["v", "w"])
+    scale = json.loads((tmp_path / "confidence.json").read_text())["scale"]
+    read = np.stack([np.asarray(Image.open(tmp_path / f"{name}.png"), np.float64) for name in "vw"]) * scale
+    assert read[0, 0, 0] > 50 and (read[0, 0, 1:3] == 0).all()
+    np.testing.assert_allclose(read.ravel()[3:], confidence.flatten()[3:], rtol=1e-3)
+    write_confidence(tmp_path, torch.zeros(1, 2, 2), ["v"])
+    assert not np.asarray(Image.open(tmp_path / "v.png")).any()
+
+
+def test_a_network_without_confidence_writes_none(tmp_path, few_frames):
+    save(replace(made_up(), confidence=None), tmp_path / "out")
+    assert not (tmp_path / "out" / "confidence").exists() and (tmp_path / "out" / "images" / "x.png").exists()
 
 
 def test_one_far_pixel_does_not_coarsen_all_depths(tmp_path):

@@ -3,6 +3,8 @@
 import io
 import json
 import math
+import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -77,22 +79,45 @@ def exhibit(reconstruction):
 # --- opening ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_reconstruction_folder_gives_its_photos_and_depth_back(tmp_path, reconstruction):
+def test_a_reconstruction_folder_gives_everything_back(tmp_path, reconstruction):
     save_reconstruction(reconstruction, tmp_path / "out")
     opened = open_thing(tmp_path / "out")
     assert opened.name == "out" and opened.names == ("a.jpg", "b.jpg", "c.jpg") and opened.notes == ()
     assert float((opened.images - reconstruction.images).abs().max()) < 0.5 / 255 + 1e-6
     assert torch.allclose(opened.depth, reconstruction.depth, rtol=1e-3, atol=1e-3)
+    assert torch.allclose(opened.confidence, reconstruction.confidence, atol=1e-4)
     assert torch.allclose(opened.cameras.w2c, reconstruction.cameras.w2c, atol=1e-6)
+
+
+def test_a_network_without_confidence_leaves_none(tmp_path, reconstruction):
+    unsure = replace(reconstruction, confidence=None)
+    save_reconstruction(unsure, tmp_path / "out")
+    for opened in (open_thing(tmp_path / "out"), from_reconstruction("x", unsure)):
+        assert opened.confidence is None and opened.splat_confidence is None and opened.images is not None
+        assert not any("confidence" in note for note in opened.notes)
+        write_exhibit(tmp_path / "x.safetensors", opened)
+        assert read_exhibit(tmp_path / "x.safetensors").confidence is None
+        assert shown(opened, Look(confidence=0.9)).count == opened.gaussians.count
+        assert len(point_cloud(opened, "coloured by confidence", 0.9)[0]) > 0
 
 
 def test_a_damaged_part_costs_that_part_only(tmp_path, reconstruction):
     save_reconstruction(reconstruction, tmp_path / "out")
-    (tmp_path / "out" / "contact.png").write_bytes(b"no picture")
+    (tmp_path / "out" / "images" / "c.png").write_bytes(b"no picture")
     (tmp_path / "out" / "depth" / "b.png").unlink()
+    Image.fromarray(np.zeros((3, 3), np.uint16)).save(tmp_path / "out" / "confidence" / "a.png")
     opened = open_thing(tmp_path / "out")
-    assert opened.images is None and opened.depth is None and len(opened.notes) == 2
-    assert "b.png" in opened.notes[0] and "contact.png" in opened.notes[1]
+    assert opened.images is None and opened.depth is None and opened.confidence is None and len(opened.notes) == 3
+    for note, named in zip(opened.notes, ("images/c.png", "depth/b.png", "confidence/"), strict=True):
+        assert named in note
+
+
+def test_parts_that_are_not_there_are_not_missed(tmp_path, reconstruction):
+    save_reconstruction(reconstruction, tmp_path / "out")
+    for part in ("images", "depth", "confidence"):
+        shutil.rmtree(tmp_path / "out" / part)
+    opened = open_thing(tmp_path / "out")
+    assert opened.images is None and opened.depth is None and opened.notes == () and not opened.guessed
 
 
 def test_a_bare_ply_is_seen_whole_from_a_guessed_camera(tmp_path):

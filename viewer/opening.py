@@ -21,9 +21,6 @@ from viewer.evaluation import RESULTS, Evaluation, read_evaluation
 from viewer.exhibit import Exhibit, make_exhibit
 from viewer.training_run import TrainingRun, is_training_run
 
-# Rows of contact.png: inputs, renderings, depth.
-_SHEET_ROWS = 3
-
 
 @dataclass(frozen=True)
 class Photos:
@@ -55,47 +52,45 @@ def open_thing(path: str | Path) -> Exhibit | Photos | TrainingRun | Evaluation:
 
 
 def _open_gaussians(path: Path, name: str) -> Exhibit:
-    """The Gaussians of a file, with the cameras.json, depth/ and contact.png that lie beside it, if they fit."""
+    """The Gaussians of a file, with cameras.json, images/, depth/ and confidence/ where they lie beside it and fit."""
     gaussians = read_gaussians(path)
     folder = path.parent
     if not (folder / "cameras.json").is_file():
         return make_exhibit(name, gaussians, None, notes=("no cameras.json beside it: the first view is a guess",))
     cameras, names = read_cameras(folder / "cameras.json")
     notes, parts = [], {}
-    for key, read in (("depth", _read_depths), ("images", _read_photos)):
+    for part, read in (("images", _read_photos), ("depth", _read_levels), ("confidence", _read_levels)):
+        if not (folder / part).is_dir():
+            continue
         try:
-            parts[key] = read(folder, cameras, names)
+            parts[part] = read(folder / part, cameras, names)
         except (OSError, ValueError) as error:
-            notes.append(f"no {key}: {error}")
+            notes.append(f"no {part}: {error}")
     return make_exhibit(name, gaussians, cameras, names, notes=tuple(notes), **parts)
 
 
-def _read_depths(folder: Path, cameras: Cameras, names: list[str]) -> Tensor:
-    """Depth [V, H, W] of the 16-bit PNGs in depth/."""
-    about = folder / "depth" / "depth.json"
+def _read_photos(folder: Path, cameras: Cameras, names: list[str]) -> Tensor:
+    """The photos [V, 3, H, W] as the network saw them."""
+    return to_tensor([picture[..., :3] for picture in _read_pictures(folder, cameras, names, 3)])
+
+
+def _read_levels(folder: Path, cameras: Cameras, names: list[str]) -> Tensor:
+    """Depth or confidence [V, H, W] of 16-bit PNGs, whose scale stands in the JSON of the folder's name."""
+    about = folder / f"{folder.name}.json"
     try:
         scale = float(json.loads(about.read_text())["scale"])
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{about} does not tell the scale") from error
-    levels = [_read_picture(folder / "depth" / f"{name}.png") for name in file_names(names)]
-    if any(level.shape != cameras.size for level in levels):
-        raise ValueError("the files in depth/ have another size than cameras.json says")
+    levels = _read_pictures(folder, cameras, names, 2)
     return torch.from_numpy(np.stack(levels).astype(np.float32) * scale)
 
 
-def _read_photos(folder: Path, cameras: Cameras, names: list[str]) -> Tensor:
-    """The photos [V, 3, H, W] as the network saw them, cut out of the first row of contact.png.
-
-    The widths of its margins follow from its size.
-    """
-    path, (h, w), views = folder / "contact.png", cameras.size, len(names)
-    sheet = _read_picture(path)
-    margin, left = divmod(sheet.shape[1] - views * w, views + 1)
-    label, over = divmod(sheet.shape[0] - _SHEET_ROWS * h, _SHEET_ROWS + 1)
-    if left or over or min(margin, label) < 0 or sheet.ndim != 3:
-        raise ValueError(f"{path.name} has another layout than cameras.json says")
-    starts = [margin + i * (w + margin) for i in range(views)]
-    return to_tensor([sheet[label : label + h, x : x + w, :3] for x in starts])
+def _read_pictures(folder: Path, cameras: Cameras, names: list[str], axes: int) -> list[np.ndarray]:
+    """The PNGs of all views, at the cameras' size and with so many axes, or ValueError."""
+    pictures = [_read_picture(folder / f"{name}.png") for name in file_names(names)]
+    if any(picture.shape[:2] != cameras.size or picture.ndim != axes for picture in pictures):
+        raise ValueError(f"the files in {folder.name}/ have another size or kind than cameras.json says")
+    return pictures
 
 
 def _read_picture(path: Path) -> np.ndarray:
@@ -103,6 +98,6 @@ def _read_picture(path: Path) -> np.ndarray:
         with Image.open(path) as image:
             return np.array(image)
     except FileNotFoundError as error:
-        raise OSError(f"{path.name} is missing") from error
+        raise OSError(f"{path.parent.name}/{path.name} is missing") from error
     except DECODE_ERRORS as error:
-        raise OSError(f"{path.name} cannot be decoded ({error})") from error
+        raise OSError(f"{path.parent.name}/{path.name} cannot be decoded ({error})") from error
