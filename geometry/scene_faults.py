@@ -20,7 +20,7 @@ from geometry.dl3dv import COPIES
 from geometry.images import image_size, read_image
 from geometry.read_colmap import CAMERA_MODELS, IMAGE_FOLDERS
 from geometry.read_nerfstudio import _existing, _moved, _photo, _read_json, _w2c
-from geometry.tanks_and_temples import assumed_K, inverse_rigid, photos_of, read_log
+from geometry.tanks_and_temples import inverse_rigid, photos_of, read_log
 
 # What readers and Pillow raise for content that is not what it should be; anything else is a fault of this program.
 BAD = (OSError, ValueError)
@@ -126,7 +126,7 @@ def log_findings(folder: Path, log: Path) -> Findings:
         if number >= len(photos):
             found.add(log, f"a pose for photo {number} (0 is the first), but {folder} holds {len(photos)} photos")
         else:
-            _check_camera(found, photos[number], inverse_rigid(c2w), assumed_K((2, 2)), None, np.zeros(5))
+            _check_camera(found, photos[number], inverse_rigid(c2w), np.eye(3), None, np.zeros(5))
     return found
 
 

@@ -4,23 +4,26 @@
     <root>/<Scene>/*.jpg or images/*.jpg, <Scene>_COLMAP_SfM.log        in the scene's folder or beside it
 
 The .log gives per image a line `i i 0`, where i counts the photos in the order of their names from 0, and the four rows
-of a camera-to-world matrix in OpenCV axes. The release tells no intrinsics: see `FOCAL`.
+of a camera-to-world matrix in OpenCV axes. The release tells no intrinsics; the focal length is the one that makes
+photos and poses agree (`geometry.focal_from_poses`).
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
 from geometry.calibrated_photo import calibrated_photo
 from geometry.dataset_folders import folders_below
+from geometry.focal_from_poses import focal_over_width
 from geometry.images import image_size, is_image_name
 from geometry.read_colmap import find_model, read_colmap
 from geometry.scene import Scene
 
-# Focal length over image width that the benchmark's own tools assume where no calibration is given.
+# Focal length over image width that the benchmark's tools assume; here only where the photos do not tell.
 FOCAL = 0.7
 LOG = "_COLMAP_SfM.log"
 
@@ -58,8 +61,9 @@ def open_tanks(folder: Path) -> Scene:
 def read_official(folder: Path, log: Path) -> Scene:
     """Photos of `folder` (or its images/) in the order of their names, with the poses of `log`.
 
-    K is FOCAL times the width with a centred principal point. Photos that the trajectory leaves out are counted in
-    `notes`. Raises ValueError when it speaks of photos that are not there.
+    K is that of one camera with a centred principal point; `notes` tell its focal length and whether it was found or
+    assumed, and count the photos that the trajectory leaves out. Raises ValueError when it speaks of photos that are
+    not there.
     """
     photos, c2w = photos_of(folder), read_log(log)
     beyond = [i for i in c2w if i >= len(photos)]
@@ -68,10 +72,12 @@ def read_official(folder: Path, log: Path) -> Scene:
             f"{log}: a pose for photo {beyond[0]}, but {folder} holds {len(photos)} photos (0 is the first)"
         )
     files = [photos[i] for i in sorted(c2w)]
-    calibrated = [
-        calibrated_photo(file, assumed_K(image_size(file, upright=False)), None, np.zeros(5)) for file in files
-    ]
-    notes = [f"the trajectory tells no focal length: {FOCAL} x width is assumed"]
+    w2c = np.stack([inverse_rigid(c2w[i]) for i in sorted(c2w)])
+    found = _found_focal(tuple(files), w2c.tobytes())
+    K = [centered_K(image_size(file, upright=False), found or FOCAL) for file in files]
+    calibrated = [calibrated_photo(file, k, None, np.zeros(5)) for file, k in zip(files, K)]
+    told = f"{found:.4f} x width was found from photos and poses" if found else f"{FOCAL} x width is assumed"
+    notes = [f"the trajectory tells no focal length: {told}"]
     if len(files) < len(photos):
         notes.append(f"{len(photos) - len(files)} of {len(photos)} photos have no pose in {log.name} and were left out")
     return Scene(
@@ -80,7 +86,7 @@ def read_official(folder: Path, log: Path) -> Scene:
         names=tuple(file.name for file in files),
         sizes=tuple(photo[0] for photo in calibrated),
         load=lambda i: calibrated[i][2](),
-        w2c=np.stack([inverse_rigid(c2w[i]) for i in sorted(c2w)]),
+        w2c=w2c,
         K=np.stack([photo[1] for photo in calibrated]),
         files=tuple(files),
         notes=tuple(notes),
@@ -93,10 +99,16 @@ def photos_of(folder: Path) -> list[Path]:
     return sorted(p for p in inner.iterdir() if is_image_name(p) and not p.name.startswith("."))
 
 
-def assumed_K(size: tuple[int, int]) -> np.ndarray:
-    """K [3, 3] of a photo of `size` (H, W) by FOCAL."""
+def centered_K(size: tuple[int, int], focal: float) -> np.ndarray:
+    """K [3, 3] of a photo of `size` (H, W) with square pixels; `focal` in units of the width."""
     height, width = size
-    return np.array([[FOCAL * width, 0, width / 2], [0, FOCAL * width, height / 2], [0, 0, 1]], dtype=np.float64)
+    return np.array([[focal * width, 0, width / 2], [0, focal * width, height / 2], [0, 0, 1]], dtype=np.float64)
+
+
+@lru_cache(maxsize=64)
+def _found_focal(files: tuple[Path, ...], w2c: bytes) -> float | None:
+    """Matching takes seconds, and a benchmark opens its scenes more than once."""
+    return focal_over_width(files, np.frombuffer(w2c).reshape(-1, 4, 4))
 
 
 def read_log(path: Path) -> dict[int, np.ndarray]:

@@ -99,11 +99,11 @@ def write_colmap(
     return folder
 
 
-def write_log(folder: Path, count=4, beside=False) -> Path:
+def write_log(folder: Path, count=4, beside=False, w2c=None) -> Path:
     """An official Tanks and Temples scene; the path of its trajectory."""
     write_photos(folder, count, pattern="{:06d}.png")
     lines = []
-    for i, matrix in enumerate(arc(count)):
+    for i, matrix in enumerate(arc(count) if w2c is None else w2c):
         lines += [f"{i} {i} 0", *(" ".join(f"{x:.12f}" for x in row) for row in np.linalg.inv(matrix))]
     path = (folder.parent if beside else folder) / f"{folder.name}_COLMAP_SfM.log"
     path.write_text("\n".join(lines) + "\n")

@@ -18,7 +18,7 @@ from geometry.megadepth import open_megadepth
 from geometry.tanks_and_temples import FOCAL, open_tanks, read_log
 from geometry.write_scene import write_scene
 from tests.datasets import HASH, SIZE, write_colmap, write_dl3dv, write_log, write_nerfstudio
-from tests.synthetic_photos import arc
+from tests.synthetic_photos import arc, pinhole, render_corner
 from tests.test_protocol import scene_of
 from tests.tiny_networks import SHARED
 
@@ -127,6 +127,18 @@ def test_official_scenes_assume_the_focal_length_and_say_so(tmp_path):
     (tmp_path / "Barn" / "000005.png").unlink()
     with pytest.raises(ValueError, match="a pose for photo 4"):
         open_tanks(tmp_path / "Barn")
+
+
+def test_the_focal_length_that_the_release_does_not_tell_is_found_from_photos_and_poses(tmp_path):
+    size, focal, folder = (240, 400), 0.93, tmp_path / "Ignatius"
+    w2c = arc(8, degrees=30)
+    write_log(folder, count=8, w2c=w2c)
+    for i, matrix in enumerate(w2c):
+        picture = render_corner(matrix, pinhole(size, focal * size[1]), size)
+        Image.fromarray(picture).save(folder / f"{i + 1:06d}.png")
+    scene = open_tanks(folder)
+    np.testing.assert_allclose(scene.K[0], pinhole(size, focal * size[1]), rtol=0.01)
+    assert "was found from photos and poses" in scene.notes[0]
 
 
 @pytest.mark.parametrize(
