@@ -281,3 +281,13 @@ def test_reading_ahead_keeps_the_order_and_the_errors():
         except ZeroDivisionError:
             results.append((item, None))
     assert results == [(1, 1), (0, None), (2, 0.5), (4, 0.25)]
+
+
+def test_views_of_an_index_file(root, tmp_path):
+    indices = tmp_path / "theirs.json"
+    indices.write_text(json.dumps({"two": {"context": [0, 4, 8, 12], "target": [2, 6]}}))
+    out = tmp_path / "out"
+    assert run.main(arguments(root, out, scenes=("two",), indices=indices, report=False)) == 0
+    result = result_of(out)
+    assert len(result["scenes"][0]["inputs"]) == 4 and len(result["images"]) == 2
+    assert result["protocol"]["indices"].startswith("theirs.json") and "theirs.json" in (out / "table.md").read_text()
