@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -105,12 +104,6 @@ def images(folder: Path, prediction: Prediction, names: tuple[str, ...]) -> Tens
     """Stored pictures [T, 3, H, W] of the targets `names`. Raises OSError for one that is missing or damaged."""
     with ThreadPoolExecutor(4) as pool:
         return to_tensor(list(pool.map(lambda name: read_image(folder / prediction.files[name]), names)))
-
-
-def remove(folder: Path) -> None:
-    """Remove a prediction, and only that."""
-    (folder / INDEX).unlink(missing_ok=True)
-    shutil.rmtree(folder / RENDERS, ignore_errors=True)
 
 
 def _difference(old: object, new: object, where: str = "") -> str | None:

@@ -162,7 +162,10 @@ def quoted_rows(result: dict) -> dict[str, dict[str, float]]:
 
 def notes(result: dict) -> list[str]:
     """What a reader must know beside the figures, a line each."""
-    lines = [f"Mean {result['averaging']}. LPIPS of the headline: {result['protocol']['lpips']}."]
+    headline_lpips = f"lpips_{result['protocol']['lpips']}"
+    lines = [f"Mean {result['averaging']}."]
+    if headline_lpips in result["metrics"]:
+        lines[0] += f" The protocol's LPIPS is {TITLES[headline_lpips]}."
     if quoted_rows(result):
         lines.append(paper.CAVEAT)
     if result["mean_refused"]:
