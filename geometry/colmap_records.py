@@ -71,6 +71,23 @@ def read_records(model: Path) -> tuple[dict[int, CameraRecord], list[ImageRecord
     return cameras, images, faults
 
 
+def check_model(model: Path) -> None:
+    """Raise ValueError with the first fault of the files of a model, before pycolmap sees them.
+
+    On some damaged models pycolmap never returns.
+    """
+    cameras, images, faults = read_records(model)
+    faults += [
+        (model, f"camera {image.camera} of {image.name} is missing") for image in images if image.camera not in cameras
+    ]
+    for image in images:
+        pose = np.concatenate([image.quaternion, image.translation])
+        if not np.isfinite(pose).all() or abs(np.linalg.norm(image.quaternion) - 1) > 1e-3:
+            faults.append((model, f"the pose of {image.name} is no rotation and translation"))
+    if faults:
+        raise ValueError(f"{faults[0][0]}: {faults[0][1]}; replace the file")
+
+
 class _Bytes:
     """A binary file read field by field; ValueError tells where it ends too soon."""
 

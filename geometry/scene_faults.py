@@ -24,6 +24,7 @@ from geometry.tanks_and_temples import inverse_rigid, photos_of, read_log
 
 # What readers and Pillow raise for content that is not what it should be; anything else is a fault of this program.
 BAD = (OSError, ValueError)
+ENDS = ((b"\xff\xd8", b"\xff\xd9"), (b"\x89PNG", b"IEND\xaeB`\x82"))  # first and last bytes of JPEG and PNG
 
 
 @dataclass
@@ -133,11 +134,15 @@ def log_findings(folder: Path, log: Path) -> Findings:
 def photo_fault(file: Path) -> tuple[str, str | None]:
     """(digest of the bytes, what is wrong with them or None): the photo is decoded whole."""
     try:
-        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        content = file.read_bytes()
         read_image(file, upright=False)
     except (OSError, ValueError, ImportError) as error:
         return "", " ".join(str(error).split()).removeprefix(f"{file}: ")
-    return digest, None
+    # Decoders forgive a lost end; who copies data wants to know.
+    for begin, end in ENDS:
+        if content.startswith(begin) and end not in content[len(content) // 2 :]:
+            return "", "the image is truncated: its end marker is missing"
+    return hashlib.sha256(content).hexdigest(), None
 
 
 def _check_frame(found: Findings, path: Path, frame: dict, files: list[Path]) -> None:

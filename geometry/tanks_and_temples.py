@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from geometry.calibrated_photo import calibrated_photo
+from geometry.colmap_records import check_model
 from geometry.dataset_folders import folders_below
 from geometry.focal_from_poses import focal_over_width
 from geometry.images import image_size, is_image_name
@@ -52,6 +53,7 @@ def open_tanks(folder: Path) -> Scene:
     """
     model, log = find_model(folder), find_log(folder)
     if model is not None:
+        check_model(model)
         return replace(read_colmap(folder, model), name=folder.name)
     if log is None:
         raise FileNotFoundError(f"{folder}: neither sparse/0 nor {folder.name}{LOG} in this scene")

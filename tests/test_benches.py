@@ -216,6 +216,14 @@ def test_a_folder_of_scenes_and_one_scene(tmp_path):
         open_bench("folder")
 
 
+@pytest.mark.parametrize("name", ["tnt", "folder"])
+def test_a_damaged_model_is_one_line_before_pycolmap_sees_it(tmp_path, name):
+    path = write_colmap(tmp_path / "Barn", binary=True) / "sparse" / "0" / "images.bin"
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(ValueError, match="images.bin: cut off.*3 of 4 records are whole"):
+        open_bench(name, tmp_path).open("Barn")
+
+
 @pytest.mark.parametrize("name", ["dl3dv", "tnt", "megadepth"])
 def test_missing_data_tells_what_was_looked_for_where_and_how_to_get_it(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from geometry.colmap_records import read_records
+from geometry.scene_faults import photo_fault
 from raysplat.check_data import check_data
 from raysplat.cli import main
 from tests.datasets import HASH, SIZE, write_colmap, write_dl3dv, write_log, write_nerfstudio, write_photos
@@ -86,6 +87,15 @@ def test_a_cut_off_jpeg_is_found(tmp_path):
     photo.write_bytes(photo.read_bytes()[:-2000])
     (found,) = [reason for name, reason in reasons(tmp_path, "colmap") if "truncated" in reason]
     assert "truncated" in found
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_a_lost_end_that_decoders_forgive_is_found(tmp_path, suffix):
+    file = tmp_path / f"a{suffix}"
+    Image.effect_noise((64, 48), 60).convert("RGB").save(file)
+    assert photo_fault(file)[1] is None
+    file.write_bytes(file.read_bytes()[:-2])
+    assert "truncated" in photo_fault(file)[1]
 
 
 # Poses and intrinsics
