@@ -66,9 +66,9 @@ class Protocol:
 
 def variant(protocol: Protocol, **changes) -> Protocol:
     """The protocol with other values of some fields, and a name that tells which: `paper, inputs=4`."""
-    told = [f"{k}={'x'.join(map(str, v)) if isinstance(v, tuple) else v}" for k, v in sorted(changes.items())]
-    changed = {k: v for k, v in changes.items() if getattr(protocol, k) != v}
-    return replace(protocol, name=", ".join([protocol.name, *told]), **changes) if changed else protocol
+    changed = {k: v for k, v in sorted(changes.items()) if getattr(protocol, k) != v}
+    told = [f"{k}={'x'.join(map(str, v)) if isinstance(v, tuple) else v}" for k, v in changed.items()]
+    return replace(protocol, name=", ".join([protocol.name, *told]), **changed)
 
 
 def _named() -> dict[str, Protocol]:

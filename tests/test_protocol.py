@@ -135,7 +135,7 @@ def test_protocols_are_named_and_checked():
     assert PAPER.size == (270, 480) and PAPER.inputs == 12 and PAPER.hold == 8
     changed = variant(PAPER, inputs=4, size=(10, 20))
     assert changed.name == "paper, inputs=4, size=10x20" and changed.inputs == 4
-    assert variant(PAPER, inputs=12) is PAPER
+    assert variant(PAPER, inputs=12) == PAPER
     assert Protocol(**{**json.loads(json.dumps(asdict(PAPER))), "size": (270, 480)}).name == "paper"
     for wrong in ({"inputs": 0}, {"offset": 8}, {"window": 10, "targets": 8}):
         with pytest.raises(ValueError, match="protocol wrong"):
