@@ -56,7 +56,8 @@ def demo():
 
 def row(suffix, gaussians, cameras):
     from splat.files import read_gaussians, write_gaussians
-    from splat.outputs import psnr, render_views
+    from splat.metrics import psnr
+    from splat.outputs import render_views
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"scene{suffix}"

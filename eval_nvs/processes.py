@@ -24,7 +24,7 @@ class Processes:
             try:
                 from accelerate import PartialState
             except ImportError as error:
-                raise ImportError("several processes need accelerate: pip install 'raysplat[train]'") from error
+                raise ImportError("several processes need accelerate: pip install 'raysplat[eval]'") from error
             self.state = PartialState(cpu=device == "cpu" or not torch.cuda.is_available(), timeout=_PATIENCE)
             self.rank = self.state.process_index
 

@@ -169,6 +169,4 @@ def validate(cameras: Cameras, names: list[str] | None = None, tolerance: float 
                 f"{name}: the upper 3x3 of its pose is not a rotation (error {float(error[i]):.2g}, "
                 f"det {float(determinant[i]):.3g}); poses must be rigid, without scale or mirror"
             )
-        raise ValueError(
-            f"{name}: focal length {float(K[i, 0, 0]):g}, {float(K[i, 1, 1]):g} px must be above 0"
-        )
+        raise ValueError(f"{name}: focal length {float(K[i, 0, 0]):g}, {float(K[i, 1, 1]):g} px must be above 0")

@@ -5,7 +5,7 @@ import torch
 
 from raysplat.cli import main
 from splat.files import SUFFIXES, read_gaussians, write_gaussians
-from splat.outputs import psnr
+from splat.metrics import psnr
 from tests.gaussian_samples import picture, woven
 
 

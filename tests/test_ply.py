@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from plyfile import PlyData, PlyElement
 
 from splat.gaussians import Gaussians
-from splat.outputs import psnr
+from splat.metrics import psnr
 from splat.ply import read_ply, write_ply
 from tests.gaussian_samples import picture, woven
 

@@ -9,7 +9,7 @@ import torch
 
 from splat.files import read_gaussians, write_gaussians
 from splat.gaussians import Gaussians
-from splat.outputs import psnr
+from splat.metrics import psnr
 from splat.sh import C0
 from splat.splat_file import read_splat, write_splat
 from tests.gaussian_samples import picture, woven

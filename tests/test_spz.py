@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from splat.files import read_gaussians, write_gaussians
 from splat.gaussians import Gaussians
-from splat.outputs import psnr
+from splat.metrics import psnr
 from splat.spz import read_spz, write_spz
 from tests.gaussian_samples import picture, woven
 

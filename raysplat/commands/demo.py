@@ -29,8 +29,9 @@ def run(options: Options) -> int:
     check_target(options.out, FILES)
     from geometry.scene import open_scene, views
     from geometry.synthetic import write_sample
+    from splat.metrics import psnr
+    from splat.outputs import render_views, save
     from splat.pipeline import reconstruct
-    from splat.outputs import psnr, render_views, save
 
     with tempfile.TemporaryDirectory() as folder:
         print("making a sample scene", file=sys.stderr)
