@@ -40,8 +40,9 @@ def write_report(result: dict, open_scene: Callable[[str], tuple[Scene, Split]],
     for row in result["images"]:
         rows.setdefault(row["scene"], []).append(row)
     ranked = sorted(result["images"], key=lambda row: row["psnr"])
-    worst = ranked[:EXTREMES]
-    best = [row for row in ranked[::-1][:EXTREMES] if row not in worst]
+    extremes = min(EXTREMES, (len(ranked) + 1) // 2)  # of few images half are the worst
+    worst = ranked[:extremes]
+    best = [row for row in ranked[::-1][:extremes] if row not in worst]
     cards: dict[tuple[str, str], str] = {}
     sections = []
     with whole_folder(out / FILES, _entries(out / FILES)) as files:

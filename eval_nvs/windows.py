@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import tyro
+from einops import rearrange
 from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
@@ -86,7 +87,7 @@ def table(scores: list[Score]) -> str:
 
 
 def strip(pictures: Tensor) -> Image.Image:
-    row = (pictures.clamp(0, 1) * 255).round().byte().permute(2, 0, 3, 1).flatten(1, 2)
+    row = rearrange((pictures.clamp(0, 1) * 255).round().byte(), "n c h w -> h (n w) c")
     return Image.fromarray(row.numpy())
 
 

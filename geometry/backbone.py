@@ -11,6 +11,7 @@ from typing import Protocol
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from timm.layers import LayerScale, Mlp, PatchEmbed
 from torch import Tensor, nn
 
@@ -83,14 +84,14 @@ class Attention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor, position: RelativePosition | None = None) -> Tensor:
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        q, k, v = rearrange(self.qkv(x), "r t (qkv heads c) -> qkv r heads t c", qkv=3, heads=self.heads)
         q, k = self.q_norm(q), self.k_norm(k)
         if position is not None:
             q, k, v = position.before(q, k, v)
         out = F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v)
         if position is not None:
             out = position.after(out)
-        return self.proj(out.transpose(1, 2).flatten(2))
+        return self.proj(rearrange(out, "r heads t c -> r t (heads c)"))
 
 
 class SwiGLU(nn.Module):

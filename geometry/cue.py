@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from geometry.cameras import Cameras, invert_intrinsics, pixel_rays, resize
@@ -179,7 +180,7 @@ class MatchingCue(nn.Module):
         log_depth = fine_start + config.fine_step * offset
 
         bias = self.coarse_to_patch(coarse_features) + self.fine_to_patch(fine_features)
-        bias = bias.flatten(2).transpose(1, 2).unflatten(0, (batch, views))
+        bias = rearrange(bias, "(b v) c h w -> b v (h w) c", v=views)
         return Cue(
             patch_bias=bias + self.rays_to_patch(rays),
             lateral=self.to_lateral(fine_features),

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from geometry.presets import PATCH, GaussianHeadConfig, HeadConfig
@@ -74,7 +75,7 @@ class Pyramid(nn.Module):
         grid = (size[0] // PATCH, size[1] // PATCH)
         levels = []
         for k, tokens in enumerate(patches):
-            x = self.projects[k](tokens.transpose(1, 2).unflatten(2, grid))
+            x = self.projects[k](rearrange(tokens, "r (h w) c -> r c h w", h=grid[0]))
             x = self.resize_layers[k](add_position(x, size) if self.positions else x)
             levels.append(getattr(self.scratch, f"layer{k + 1}_rn")(x))
         if lateral is not None:

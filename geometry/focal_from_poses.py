@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from geometry.images import read_image, resize_array
-from geometry.pose_check import _epipolar_distance, _matched_pairs, _rays
+from geometry.pose_check import epipolar_distance, matched_pairs, rays_of
 
 LONG_SIDE = 960  # of the photos that are matched
 GROUPS, NEIGHBOURS = 5, 4  # groups of photos that follow each other, spread over the scene
@@ -33,7 +33,7 @@ def focal_over_width(photos: Sequence[Path], w2c: np.ndarray) -> float | None:
             continue
         height, width = images[0].shape[:2]
         center = np.array([width / 2, height / 2])
-        for i, j, pixels_i, pixels_j in _matched_pairs(np.stack(images)):
+        for i, j, pixels_i, pixels_j in matched_pairs(np.stack(images)):
             relative = _relative(w2c[views[i]], w2c[views[j]])
             if np.linalg.norm(relative[:3, 3]) > 0:
                 matches.append((relative, (pixels_i - center) / width, (pixels_j - center) / width))
@@ -51,7 +51,9 @@ def focal_over_width(photos: Sequence[Path], w2c: np.ndarray) -> float | None:
 def _error(matches: list, focal: float) -> float:
     """Mean distance to the epipolar lines in px at LONG_SIDE, cut at OUTLIER."""
     K = np.diag([focal, focal, 1.0])
-    distances = [_epipolar_distance(_rays(a, K), _rays(b, K), relative, K, K) * LONG_SIDE for relative, a, b in matches]
+    distances = [
+        epipolar_distance(rays_of(a, K), rays_of(b, K), relative, K, K) * LONG_SIDE for relative, a, b in matches
+    ]
     return float(np.minimum(np.concatenate(distances), OUTLIER).mean())
 
 

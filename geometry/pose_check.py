@@ -59,7 +59,7 @@ def check_poses(images: Tensor, cameras: Cameras, points: SparsePoints | None = 
         scores = {name: _seen(points, w, K, cameras.size) for name, w in _hypotheses(w2c).items()}
         evidence = sum(len(seen) for seen in points.visible)
     else:
-        pairs = _matched_pairs(to_uint8(images))
+        pairs = matched_pairs(to_uint8(images))
         scores = {name: _consistent(pairs, w, K, max(cameras.size)) for name, w in _hypotheses(w2c).items()}
         evidence = sum(len(a) for _, _, a, _ in pairs)
     verdict = _decide(scores, evidence)
@@ -105,14 +105,14 @@ def _consistent(pairs: list, w2c: np.ndarray, K: np.ndarray, long_side: int) -> 
         if baseline <= 1e-6 * max(baselines):
             continue  # a pure rotation has no epipolar lines
         relative = w2c[j] @ np.linalg.inv(w2c[i])
-        rays_i, rays_j = _rays(pixels_i, K[i]), _rays(pixels_j, K[j])
-        distance = _epipolar_distance(rays_i, rays_j, relative, K[i], K[j]) / long_side
+        rays_i, rays_j = rays_of(pixels_i, K[i]), rays_of(pixels_j, K[j])
+        distance = epipolar_distance(rays_i, rays_j, relative, K[i], K[j]) / long_side
         near = np.mean([distance < tolerance for tolerance in TOLERANCES], axis=0)
         hits += float((near * _in_front(rays_i, rays_j, relative)).sum())
     return hits / max(total, 1)
 
 
-def _epipolar_distance(rays_i, rays_j, relative: np.ndarray, K_i: np.ndarray, K_j: np.ndarray) -> np.ndarray:
+def epipolar_distance(rays_i, rays_j, relative: np.ndarray, K_i: np.ndarray, K_j: np.ndarray) -> np.ndarray:
     """The larger of the distances, in pixels, of each match [N] to its epipolar lines in the two images."""
     x, y, z = relative[:3, 3] / np.linalg.norm(relative[:3, 3])
     essential = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]]) @ relative[:3, :3]
@@ -134,12 +134,12 @@ def _in_front(rays_i: np.ndarray, rays_j: np.ndarray, relative: np.ndarray) -> n
     return (determinant > 0) & (depth_i > 0) & (depth_j > 0)
 
 
-def _rays(pixels: np.ndarray, K: np.ndarray) -> np.ndarray:
+def rays_of(pixels: np.ndarray, K: np.ndarray) -> np.ndarray:
     """[N, 3] with z = 1 from pixels [N, 2]."""
     return np.concatenate([pixels, np.ones((len(pixels), 1))], 1) @ np.linalg.inv(K).T
 
 
-def _matched_pairs(images: np.ndarray) -> list[tuple[int, int, np.ndarray, np.ndarray]]:
+def matched_pairs(images: np.ndarray) -> list[tuple[int, int, np.ndarray, np.ndarray]]:
     """(i, j, pixels_i [N, 2], pixels_j [N, 2]) of pairs with enough matches that some fundamental matrix explains."""
     import cv2
 
