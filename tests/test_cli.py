@@ -131,7 +131,8 @@ def test_reconstruct_writes_the_results(photos, weights, tmp_path, few_frames, c
     assert main(["reconstruct", str(photos), "-o", str(out), "--weights", str(weights), "--size", "56"]) == 0
     told = capsys.readouterr()
     assert told.out.strip() == str(out) and "3 views of 42x56 on" in told.err and "GB" in told.err
-    assert sorted(p.name for p in out.iterdir()) == ["cameras.json", "contact.png", "depth", "orbit.mp4", "scene.ply"]
+    written = ["cameras.json", "confidence", "contact.png", "depth", "images", "orbit.mp4", "scene.ply"]
+    assert sorted(p.name for p in out.iterdir()) == written
     assert read_ply(out / "scene.ply").count == 3 * 42 * 56
     assert main(["reconstruct", str(photos), "-o", str(out), "--weights", str(weights)]) == 1
     assert "not empty" in error_of(capsys)

@@ -152,11 +152,11 @@ def test_broken_compressed_files_get_one_clear_line(tmp_path, old, new, message)
     assert str(path) in str(error.value) and "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize(("degree", "floor"), [(0, 100), (3, 100)])
-def test_the_picture_is_kept(tmp_path, degree, floor):
+@pytest.mark.parametrize("degree", [0, 3])
+def test_the_picture_is_kept(tmp_path, degree):
     gaussians = woven(1000, degree)
     write_ply(tmp_path / "scene.ply", gaussians)
-    assert psnr(picture(read_ply(tmp_path / "scene.ply")), picture(gaussians)) > floor
+    assert psnr(picture(read_ply(tmp_path / "scene.ply")), picture(gaussians)) > 99
 
 
 def plain_ply(names: str, rows: int = 2, more: str = "") -> bytes:

@@ -1,6 +1,6 @@
 """Photographs (a folder, a video, COLMAP or transforms.json) to 3D Gaussians.
 
-OUT receives scene.ply, cameras.json, depth/ (16-bit PNGs and their scale), contact.png and orbit.mp4, all or none.
+OUT receives scene.ply, cameras.json, depth/, confidence/, images/, contact.png and orbit.mp4, all or none.
 """
 
 from __future__ import annotations
