@@ -27,9 +27,12 @@ from viewer.browser_camera import cameras_from_text, cameras_text, nearest_view,
 from viewer.camera_keys import CameraPath
 from viewer.cameras_panel import point_cloud
 from viewer.compare import combine, error_map, error_table, paste, view_error
+from viewer.evaluation import scores_table
+from viewer.evaluation_panel import read_parts
 from viewer.exhibit import from_reconstruction, make_exhibit, read_exhibit, write_exhibit
 from viewer.look import Look, browser_splats, picture, rendered, shown, thin
 from viewer.opening import Photos, open_thing
+from viewer.sheet import sheet
 from viewer.training_run import TrainingRun
 from viewer.view_panel import png_bytes
 
@@ -437,8 +440,8 @@ def test_the_averaged_network_of_a_checkpoint_is_exported(tmp_path):
 
 
 def test_an_evaluation_lists_its_worst_pictures_first(tmp_path):
-    rows = [{"scene": "a/b", "target": f"{i}.jpg", "psnr": 20.0 - i} for i in range(3)]
-    result = {"bench": {"name": "folder"}, "protocol": {"name": "ours"}, "images": rows}
+    rows = [{"scene": "a/b", "target": f"{i}.jpg", "psnr": 20.0 - i, "ssim": 0.5} for i in range(3)]
+    result = {"bench": {"name": "folder"}, "protocol": {"name": "ours"}, "images": rows, "mean": None}
     (tmp_path / "results.json").write_text(json.dumps(result))
     with pytest.raises(OSError, match="prediction.json"):
         open_thing(tmp_path)
@@ -447,13 +450,50 @@ def test_an_evaluation_lists_its_worst_pictures_first(tmp_path):
     (tmp_path / "a__b" / "prediction.json").write_text(json.dumps({"files": files}))
     opened = open_thing(tmp_path)
     assert [p.target for p in opened.pictures] == ["2.jpg", "1.jpg", "0.jpg"]
-    assert opened.pictures[0].path == tmp_path / "a__b" / "renders" / "2.png"
+    assert opened.pictures[0].render == tmp_path / "a__b" / "renders" / "2.png" and opened.pictures[0].photo is None
+    assert scores_table(opened, opened.pictures[0]).splitlines()[2:] == ["| PSNR, dB | 18.00 | |", "| SSIM | 0.500 | |"]
     (tmp_path / "a__b" / "prediction.json").write_text(json.dumps({"files": files | {"1.jpg": "../../secret.png"}}))
     with pytest.raises(ValueError, match="outside"):
         open_thing(tmp_path)
-    (tmp_path / "results.json").write_text("[]")
-    with pytest.raises(ValueError, match="eval_nvs"):
-        open_thing(tmp_path)
+    for other in ("[]", '{"bench": 3}', '{"method": "x"}', "7"):
+        (tmp_path / "results.json").write_text(other)
+        with pytest.raises(ValueError, match="eval_nvs"):
+            open_thing(tmp_path)
+
+
+def test_targets_of_an_evaluation_come_from_its_report(tmp_path):
+    names = ("1.jpg", "x/2.jpg", "y/2.jpg")
+    rows = [{"scene": "s", "target": name, "psnr": 20.0} for name in names]
+    result = {"bench": {"name": "folder"}, "protocol": {"name": "ours"}, "images": rows, "mean": {"psnr": 20.0}}
+    (tmp_path / "results.json").write_text(json.dumps(result))
+    for folder in ("s/renders", "report-files/s"):
+        (tmp_path / folder).mkdir(parents=True)
+    files = {name: f"renders/{i}.png" for i, name in enumerate(names)}
+    (tmp_path / "s" / "prediction.json").write_text(json.dumps({"files": files}))
+    shades = {"report-files/s/1-photo.jpg": 200, "report-files/s/1-error.png": 90, "report-files/s/2-photo.jpg": 7}
+    shades |= {f"s/renders/{i}.png": 100 + i for i in range(3)}
+    for file, shade in shades.items():
+        Image.fromarray(np.full((6, 8, 3), shade, np.uint8)).save(tmp_path / file)
+    first, *alike = open_thing(tmp_path).pictures
+    parts = read_parts(first)
+    assert {name: int(part[0, 0, 0]) for name, part in parts.items()} == {"target": 200, "render": 100, "error": 90}
+    # Two targets of one name: whose the photo is, nobody knows.
+    assert all(list(read_parts(picture)) == ["render"] for picture in alike)
+
+
+def test_a_sheet_shows_pictures_as_large_as_it_can():
+    shades = {"a": 40, "b": 120, "c": 220}
+    pictures = {name: np.full((30, 60, 3), shade, np.uint8) for name, shade in shades.items()}
+    for canvas, rows in (((100, 900), 1), ((900, 200), 3), ((300, 420), 2)):
+        page = sheet(pictures, canvas)
+        assert page.shape == (*canvas, 3)
+        tops = {}
+        for shade in shades.values():
+            ys, xs = np.nonzero((page == shade).all(-1))
+            assert len(ys) == (np.ptp(ys) + 1) * (np.ptp(xs) + 1) > 0.08 * page[..., 0].size  # whole, and not small
+            tops[int(ys.min())] = None
+        assert len(tops) == rows
+    assert sheet(pictures, (16, 16)).shape == (16, 16, 3)
 
 
 def test_the_cameras_text_is_what_render_reads(tmp_path, exhibit):

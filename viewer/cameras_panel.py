@@ -24,7 +24,7 @@ _CLEAR = 5.0
 
 def add_cameras_panel(session: Session) -> None:
     """Frusta, flights from photo to photo, points."""
-    gui, action, scene = session.client.gui, session.action, session.client.scene
+    gui, action, scene = session.client.gui, session.scene_action, session.client.scene
     frusta: list = []
     drawn: dict[str, object] = {}
     with gui.add_folder("Photos"):

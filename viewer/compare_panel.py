@@ -11,7 +11,7 @@ HOW = ("wipe", "side by side", "difference")
 
 def add_compare_panel(session: Session) -> None:
     """With what, how, and the table of errors."""
-    gui, action = session.client.gui, session.action
+    gui, action = session.client.gui, session.scene_action
     against = gui.add_dropdown("compare with", (NOTHING,), initial_value=NOTHING)
     how = gui.add_dropdown("how", HOW, initial_value=HOW[0])
     split = gui.add_slider("wipe", 0.0, 1.0, 0.01, 0.5)

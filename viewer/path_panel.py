@@ -23,7 +23,7 @@ _LONGEST_VIDEO = 1920
 
 def add_path_panel(session: Session) -> None:
     """Key frames and what is made of them."""
-    gui, action, client = session.client.gui, session.action, session.client
+    gui, action, client = session.client.gui, session.scene_action, session.client
     state = {"path": CameraPath(), "busy": False, "stop": False}
     gui.add_markdown("Move the camera, add a key frame, and again; the path runs smoothly through them.")
     keys = gui.add_button_group("key frames", ("add", "remove last", "clear"))

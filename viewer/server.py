@@ -14,6 +14,7 @@ from splat.pipeline import pick_device
 from viewer.app import App
 from viewer.cameras_panel import add_cameras_panel
 from viewer.compare_panel import add_compare_panel
+from viewer.evaluation import Evaluation
 from viewer.evaluation_panel import add_evaluation_panel
 from viewer.guard import harden, is_loopback
 from viewer.opening import open_thing
@@ -21,6 +22,7 @@ from viewer.path_panel import add_path_panel
 from viewer.reconstruct_panel import add_reconstruct_panel
 from viewer.session import Session
 from viewer.training_panel import add_training_panel
+from viewer.training_run import TrainingRun
 from viewer.view_panel import add_look_panel, add_save_panel, add_scene_panel
 
 
@@ -38,13 +40,16 @@ def serve(
     cannot be opened, the device not used or the port is taken, ImportError when viser is missing.
     """
     opened = [open_thing(thing) for thing in things]
+    for kind, what in ((TrainingRun, "training run"), (Evaluation, "evaluation")):
+        if sum(isinstance(thing, kind) for thing in opened) > 1:
+            raise ValueError(f"one {what} can be shown at a time; start a second viewer with another --port")
     pick_device(device)
     app = App(most_splats, device)
     try:
         with _until_stopped() as stopped:
             server = start(app, host, port)
             try:
-                for thing in reversed(opened):
+                for thing in opened:
                     app.add(thing)
                 # A wait without end would not let signals in on every platform.
                 while not stopped.wait(0.5):
@@ -99,6 +104,13 @@ def _connect(app: App, client) -> None:
     client.gui.main_panel.dock_right()
     add_scene_panel(session)
     tabs = client.gui.add_tab_group()
+    # The first tab is the one in front.
+    if app.evaluation is not None:
+        with tabs.add_tab("Scores"):
+            add_evaluation_panel(session)
+    if app.run is not None:
+        with tabs.add_tab("Training"):
+            add_training_panel(session)
     with tabs.add_tab("View"):
         add_look_panel(session)
         add_cameras_panel(session)
@@ -109,14 +121,8 @@ def _connect(app: App, client) -> None:
         add_compare_panel(session)
     with tabs.add_tab("New"):
         session.inbox = add_reconstruct_panel(session)
-    if app.run is not None:
-        with tabs.add_tab("Training"):
-            add_training_panel(session)
-    if app.evaluation is not None:
-        with tabs.add_tab("Scores"):
-            add_evaluation_panel(session)
     app.sessions[client.client_id] = session
-    if app.exhibits:
+    if app.exhibits and session.sheet is None:
         session.open(next(iter(app.exhibits)))
 
 

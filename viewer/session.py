@@ -48,6 +48,7 @@ class Session:
         self.look = Look()
         self.mode = SPLATS
         self.against, self.how, self.split = NOTHING, "wipe", 0.5
+        self.sheet: Callable[[tuple[int, int]], np.ndarray] | None = None  # shown in place of the scene
         self.requested: set[str] = set()  # names of scenes that this tab asked for and waits for
         self.on_exhibit: list[Callable[[Exhibit], None]] = []
         self.on_exhibits: list[Callable[[], None]] = []
@@ -59,6 +60,7 @@ class Session:
         self._splats: viser.GaussianSplatHandle | None = None
         self._sent: tuple | None = None
         self._shown: tuple[tuple, Gaussians] | None = None
+        self._sheet_size = (0, 0)
         self._flight = 0
         self._closed = False
         self._lock = threading.Lock()
@@ -74,6 +76,9 @@ class Session:
         if exhibit is None:
             raise ValueError(f"{name} is no longer open")
         before, self.exhibit, self._shown = self.exhibit, exhibit, None
+        if self.sheet is not None:
+            self.sheet = None
+            self.client.scene.set_global_visibility(True)
         for tell in self.on_exhibit:
             tell(exhibit)
         # A better version of the same place is looked at from where one stands.
@@ -115,8 +120,17 @@ class Session:
         self._set_camera(goal)
         self._camera_moved()
 
+    def show_sheet(self, draw: Callable[[tuple[int, int]], np.ndarray]) -> None:
+        """Fill the page with a picture, uint8 [H, W, 3] as `draw` makes it for a size (H, W), until `open`."""
+        self.sheet = draw
+        self.client.scene.set_global_visibility(False)
+        self.redraw()
+
     def redraw(self) -> None:
         """Draw what the state asks for, soon; many calls in a row cost one drawing."""
+        if self.sheet is not None:
+            self.app.worker.post((self.client.client_id, "frame"), self._draw_sheet)
+            return
         if self.exhibit is None:
             return
         self.client.camera.near = max(self.look.near, 1e-3) * BROWSER_DISTANCE
@@ -153,6 +167,16 @@ class Session:
                 self.complain(" ".join(str(error).split()))
 
         return run
+
+    def scene_action(self, handler: Callable) -> Callable:
+        """`action` for what needs a scene: refused in a notice while none is open."""
+
+        def run(event) -> None:
+            if self.exhibit is None:
+                raise ValueError("no scene is open yet")
+            handler(event)
+
+        return self.action(run)
 
     def say(self, title: str, body: str = "") -> None:
         self.client.add_notification(title, body, auto_close_seconds=4.0)
@@ -211,8 +235,16 @@ class Session:
         if self._splats is not None:
             self._splats.visible = False
 
+    def _draw_sheet(self) -> None:
+        draw, size = self.sheet, self._frame_size()
+        if draw is not None and not self._closed:
+            self._sheet_size = size
+            self._set_background(draw(size))
+
     def _camera_moved(self) -> None:
-        if self.exhibit is None:
+        if self.sheet is not None and self._frame_size() != self._sheet_size:
+            self.redraw()
+        if self.exhibit is None or self.sheet is not None:
             return
         for tell in self.on_camera:
             tell()

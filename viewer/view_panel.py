@@ -110,13 +110,13 @@ def add_look_panel(session: Session) -> None:
 
     for control in (opacity, confidence, degree, near, background):
         control.on_update(action(apply))
-    up.on_update(action(apply_up))
+    up.on_update(session.scene_action(apply_up))
     session.on_exhibit.append(exhibit_changed)
 
 
 def add_save_panel(session: Session) -> None:
     """Stills, the camera as JSON, and the scene as a file."""
-    gui, action, client = session.client.gui, session.action, session.client
+    gui, action, client = session.client.gui, session.scene_action, session.client
     with gui.add_folder("Save", expand_by_default=False):
         side = gui.add_number("picture's long side", 1280, min=16, max=_LONGEST_STILL, step=1)
         still = gui.add_button("Save this view as PNG")
