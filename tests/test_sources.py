@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from geometry.cameras import project
+from geometry.cameras import Cameras, project
 from geometry.dl3dv import BENCHMARK
 from geometry.scene import SparsePoints, scene_from_tensors
 from geometry.scene_pack import PackSettings, write_pack
@@ -22,6 +22,7 @@ from train.cache import Cache
 from train.prefetch import Prefetcher
 from train.scene_sources import ENOUGH, SceneOptions, SceneSource
 from train.sources import MixedSource, open_scene_sources
+from train.synthetic_source import SyntheticSource
 
 SIZE, FOCAL = (48, 64), 60.0
 SHAPE = Shape(2, 3, 2, (28, 42))
@@ -306,3 +307,28 @@ def test_closing_ends_the_threads():
     assert list(ahead) == []
     with pytest.raises(ValueError, match="1 or more"):
         Prefetcher(print, [], ahead=0)
+
+
+def test_a_draw_is_made_once_for_all_that_take_turns_on_it(monkeypatch):
+    """Two batches a step, three steps a draw: two draws in all, whatever the order."""
+    source = SyntheticSource(torch.device("cpu"), textures=4, draws=2)
+    made = []
+
+    def draw(seed: int, shape: Shape):
+        made.append(seed)
+        return Batch(
+            torch.full((2, 3, 3, 14, 14), float(seed)),
+            Cameras(torch.eye(4).repeat(2, 3, 1, 1), torch.eye(3).repeat(2, 3, 1, 1), (14, 14)),
+            torch.ones(2, 3, 14, 14),
+            torch.ones(2, 3, 14, 14, dtype=torch.bool),
+            2,
+            ("a", "b"),
+        )
+
+    monkeypatch.setattr(source, "draw", draw)
+    shape = Shape(1, 2, 1, (14, 14))
+    seen = [float(source.batch(seed, shape, turn).images.mean()) for turn in range(3) for seed in (5, 6)]
+    assert seen == [5, 6] * 3 and made == [5, 6]
+    source.batch(7, shape)
+    source.batch(5, shape)
+    assert made == [5, 6, 7, 5], "the oldest goes when there are too many"

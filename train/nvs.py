@@ -19,6 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from geometry.presets import NetworkConfig
+from splat.checkpoint import config_text
 from splat.model import GaussianModel
 from splat.perceptual import Perceptual
 from train import checkpoint, metrics_log, processes
@@ -55,10 +56,11 @@ def main(config: TrainConfig) -> None:
     optimizer, ema = make_optimizer(config, model), Ema(model, config.ema)
     state = checkpoint.resume(saved, model, ema, optimizer) if saved else {"step": 0, "skipped": 0}
 
-    synthetic, real = open_sources(config, device)
+    mine = shares(config.batches, accelerator.process_index, accelerator.num_processes)
+    synthetic, real = open_sources(config, device, draws=len(mine))
     objective = make_objective(config, network, device)
     if first:
-        open_folder(config, state["step"])
+        open_folder(config, network, state["step"])
     accelerator.init_trackers("raysplat", init_kwargs={"tensorboard": {"purge_step": state["step"] + 1}})
 
     def draw(step: int, index: int) -> Batch:
@@ -71,61 +73,59 @@ def main(config: TrainConfig) -> None:
 
     guard = Guard(config, draw, state["skipped"])
     meter = metrics_log.Meter(device, peak_tflops(device))
-    mine = shares(config.batches, accelerator.process_index, accelerator.num_processes)
 
     steps = range(state["step"], config.steps)
     places = ((step, share.index) for step in steps for share in mine)
-    ahead = Prefetcher(draw_ahead, places, config.prefetch)
-    bar = tqdm(steps, initial=state["step"], total=config.steps, disable=not first)
-    for step in bar:
-        now, done, samples = plan(config, step), step + 1, []
-        for share in mine:
-            with meter.waiting():
-                batch = next(ahead) or draw(step, share.index)
-            with processes.without_sync(forward, last=share is mine[-1]):
-                loss, scalars = objective(forward, batch, now.posed, now.joint)
-                # The gradients of processes are averaged, the losses of batches are to be summed by weight.
-                (loss * (share.weight * accelerator.num_processes)).backward()
-            samples.append(Sample(share.index, batch.names, scalars["loss"].isfinite()))
-            meter.add(in_kind(now, scalars), share.weight)
-            meter.images += batch.images.shape[:2].numel() * (share.weight > 0)
-        norm = processes.clip_gradients(model, config.clip)
-        # Where this is 1 the fused optimiser changes nothing; to read it on the host would stall every step.
-        optimizer.found_inf = guard.reach(step, norm, samples)
-        for group in optimizer.param_groups:
-            group["lr"] = group["peak"] * learning_rate(config, step)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        ema.update(step)
-        meter.flops += flops.take()
-        meter.add({"norm": norm, "skipped": optimizer.found_inf}, 1.0)
+    with Prefetcher(draw_ahead, places, config.prefetch) as ahead:
+        bar = tqdm(steps, initial=state["step"], total=config.steps, disable=not first)
+        for step in bar:
+            now, done, samples = plan(config, step), step + 1, []
+            for share in mine:
+                with meter.waiting():
+                    batch = next(ahead) or draw(step, share.index)
+                with processes.without_sync(forward, last=share is mine[-1]):
+                    loss, scalars = objective(forward, batch, now.posed, now.joint)
+                    # The gradients of processes are averaged, the losses of batches are to be summed by weight.
+                    (loss * (share.weight * accelerator.num_processes)).backward()
+                samples.append(Sample(share.index, batch.names, scalars["loss"].isfinite()))
+                meter.add(in_kind(now, scalars), share.weight)
+                meter.images += batch.images.shape[:2].numel() * (share.weight > 0)
+            norm = processes.clip_gradients(model, config.clip)
+            # Where this is 1 the fused optimiser changes nothing; to read it on the host would stall every step.
+            optimizer.found_inf = guard.reach(step, norm, samples)
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak"] * learning_rate(config, step)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            ema.update(step)
+            meter.flops += flops.take()
+            meter.add({"norm": norm, "skipped": optimizer.found_inf}, 1.0)
 
-        last = done == config.steps or guard.settle(behind=1)
-        logs, validates, saves = (
-            last or done % every == 0 for every in (config.log_every, config.validate_every, config.save_every)
-        )
-        if logs or saves:
-            guard.settle(behind=0)
-        if logs:
-            values = meter.report() | {"lr": optimizer.param_groups[-1]["lr"], "skipped_in_all": guard.skipped}
-            metrics_log.write(accelerator, config.out, done, values)
-            bar.set_postfix({k: f"{values[k]:.3g}" for k in SHOWN if k in values})
-        if validates:
-            drawings = config.out / "validation" / f"step-{done:07d}" if first else None
-            with ema.in_place():
-                values = validate(forward, network, config, synthetic, objective.perceptual, drawings)
-                processes.reshard(forward)
-            if values:
+            last = done == config.steps or guard.settle(behind=1)
+            logs, validates, saves = (
+                last or done % every == 0 for every in (config.log_every, config.validate_every, config.save_every)
+            )
+            if logs or saves:
+                guard.settle(behind=0)
+            if logs:
+                values = meter.report() | {"lr": optimizer.param_groups[-1]["lr"], "skipped_in_all": guard.skipped}
                 metrics_log.write(accelerator, config.out, done, values)
-            if values and first:
-                bar.write(f"step {done}: " + ", ".join(f"{k} {v:.4g}" for k, v in values.items()), file=sys.stderr)
-            meter.reset()
-        if saves:
-            state = {"step": done, "skipped": guard.skipped}
-            checkpoint.save(config.out, state, model, ema, optimizer, writes=first)
-        if last:
-            break
-    ahead.close()
+                bar.set_postfix({k: f"{values[k]:.3g}" for k in SHOWN if k in values})
+            if validates:
+                drawings = config.out / "validation" / f"step-{done:07d}" if first else None
+                with ema.in_place():
+                    values = validate(forward, network, config, synthetic, objective.perceptual, drawings)
+                    processes.reshard(forward)
+                if values:
+                    metrics_log.write(accelerator, config.out, done, values)
+                if values and first:
+                    bar.write(f"step {done}: " + ", ".join(f"{k} {v:.4g}" for k, v in values.items()), file=sys.stderr)
+                meter.reset()
+            if saves:
+                state = {"step": done, "skipped": guard.skipped}
+                checkpoint.save(config.out, state, model, ema, optimizer, writes=first)
+            if last:
+                break
     with ema.in_place():
         publish(config.out / "model", model, writes=first)
         processes.reshard(forward)
@@ -146,9 +146,11 @@ def find_checkpoint(config: TrainConfig, tells: bool) -> Path | None:
     return found
 
 
-def open_sources(config: TrainConfig, device: torch.device) -> tuple[Source | None, Source | None]:
+def open_sources(config: TrainConfig, device: torch.device, draws: int) -> tuple[Source | None, Source | None]:
     """Synthetic scenes and the real ones; None for what the run does not use."""
-    synthetic = SyntheticSource(device, textures=config.textures, photos=config.photos) if config.synthetic else None
+    synthetic = None
+    if config.synthetic:
+        synthetic = SyntheticSource(device, textures=config.textures, photos=config.photos, draws=draws)
     return synthetic, open_scene_sources(config.scenes, device, config.data) if config.scenes else None
 
 
@@ -161,8 +163,8 @@ def make_objective(config: TrainConfig, network: NetworkConfig, device: torch.de
     return Objective(network, config.loss, perceptual, teacher)
 
 
-def open_folder(config: TrainConfig, step: int) -> None:
-    """The run's folder with its config.json; rows of the log that a resumed run will write again go."""
+def open_folder(config: TrainConfig, network: NetworkConfig, step: int) -> None:
+    """The run's folder with config.json and network.json; rows of the log that a resumed run will write again go."""
     config.out.mkdir(parents=True, exist_ok=True)
     path, now = config.out / "config.json", json.loads(json.dumps(asdict(config), default=str))
     if step and path.is_file():
@@ -170,6 +172,7 @@ def open_folder(config: TrainConfig, step: int) -> None:
         for name in (name for name in now if name != "resume" and now[name] != before.get(name)):
             print(f"--{name} was {before.get(name)} and is now {now[name]}", file=sys.stderr)
     path.write_text(json.dumps(now, indent=1) + "\n", encoding="utf-8")
+    (config.out / "network.json").write_text(config_text(network), encoding="utf-8")
     for log in ("metrics.jsonl", "skipped.jsonl"):
         metrics_log.cut(config.out / log, step)
 

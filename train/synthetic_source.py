@@ -14,13 +14,25 @@ from train.batch import Batch, Shape
 
 
 class SyntheticSource:
-    """Scenes made on the training device; a draw is kept for the steps that share it, so use one thread."""
+    """Scenes made on the training device; draws are kept for the steps that share them, so use one thread.
 
-    def __init__(self, device: torch.device, *, textures: int = 512, photos: Path | None = None, seed: int = 0):
+    `draws` is how many a step takes turns on: one for each batch that this process computes in a step.
+    """
+
+    def __init__(
+        self,
+        device: torch.device,
+        *,
+        textures: int = 512,
+        photos: Path | None = None,
+        seed: int = 0,
+        draws: int = 1,
+    ):
         self.device = device
         self.config = SyntheticConfig()
         self.atlas = make_atlas(seed, textures, device=device, photos=photos)
-        self.drawn: tuple[tuple[int, Shape], Batch] | None = None
+        self.draws = draws
+        self.drawn: dict[tuple[int, Shape], Batch] = {}  # the latest last
 
     @torch.no_grad()
     def batch(self, seed: int, shape: Shape, turn: int = 0) -> Batch:
@@ -28,9 +40,12 @@ class SyntheticSource:
 
         Casting a scene costs as much as a training step on it, and a small draw costs as much as a large one.
         """
-        if self.drawn is None or self.drawn[0] != (seed, shape):
-            self.drawn = ((seed, shape), self.draw(seed, shape))
-        drawn = self.drawn[1]
+        drawn = self.drawn.pop((seed, shape), None)
+        if drawn is None:
+            while len(self.drawn) >= self.draws:
+                del self.drawn[next(iter(self.drawn))]
+            drawn = self.draw(seed, shape)
+        self.drawn[seed, shape] = drawn
         half = slice(shape.scenes * (turn % 2), shape.scenes * (turn % 2 + 1))
         count = shape.context + shape.targets
         order = list(range(count))

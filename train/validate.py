@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from geometry.cameras import Cameras
 from geometry.presets import NetworkConfig
-from geometry.scene import open_scene, views
+from geometry.scene import views
+from geometry.scene_roots import find_scenes, open_any
 from geometry.view_selection import windows
 from splat.metrics import psnr
 from splat.perceptual import Perceptual
@@ -121,13 +122,11 @@ def real_windows(root: Path, context: int, targets: int, size: int) -> list[tupl
     Name, images [V, 3, H, W] and cameras, inputs first. Kept, since validation comes back to them.
     """
     found = []
-    for folder in sorted(p for p in root.iterdir() if p.is_dir()):
-        scene = open_scene(folder)
+    for path in find_scenes(root).values():
+        scene = open_any(path)
         for inputs, between in windows(scene.w2c, context, targets, groups=2):
             images, cameras = views(scene, [*inputs, *between], size, multiple=14)
             found.append((scene.name, images, cameras))
-    if not found:
-        raise ValueError(f"{root}: no scene to validate on")
     return found
 
 
