@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from geometry.cameras import Cameras, invert_rigid
 from geometry.presets import PRESETS
 from splat.cameras_json import write_cameras
+from splat.checkpoint import config_text
 from splat.gaussians import Gaussians
 from splat.model import GaussianModel
 from splat.outputs import psnr
@@ -437,6 +438,29 @@ def test_the_averaged_network_of_a_checkpoint_is_exported(tmp_path):
     save_file({"backbone.other": torch.zeros(1)}, folder / "ema.safetensors")
     with pytest.raises(ValueError, match="does not fit"):
         run.export(tmp_path / "out")
+
+
+def test_a_run_with_a_new_head_is_known_by_its_network_json(tmp_path):
+    folder = tmp_path / "run" / "checkpoints" / "step-0000040"
+    folder.mkdir(parents=True)
+    head = PRESETS["nano"].gs
+    network = replace(PRESETS["nano"], gs=replace(head, token_norm=not head.token_norm), name="other")
+    tensors = GaussianModel(network).state_dict()
+    save_file(tensors, folder / "model.safetensors")
+    save_file({}, folder / "ema.safetensors")
+    (folder.parent / "latest").write_text(folder.name)
+    (tmp_path / "run" / "config.json").write_text('{"preset": "nano", "new_head": true}')
+    run = TrainingRun(tmp_path / "run")
+    with pytest.raises(ValueError, match="config.json"):
+        run.export(tmp_path / "out")
+    (tmp_path / "run" / "network.json").write_text(config_text(network))
+    run.export(tmp_path / "out")
+    found = GaussianModel.from_pretrained(tmp_path / "out")
+    assert found.config == network and torch.equal(found.state_dict()[name := next(iter(tensors))], tensors[name])
+    for other, what in ((config_text(PRESETS["nested"]), "no network"), ("{}", "network.json")):
+        (tmp_path / "run" / "network.json").write_text(other)
+        with pytest.raises(ValueError, match=what):
+            run.export(tmp_path / "out")
 
 
 def test_an_evaluation_lists_its_worst_pictures_first(tmp_path):

@@ -12,10 +12,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from geometry.presets import PRESETS, NetworkConfig
-from splat.checkpoint import locate
+from splat.checkpoint import locate, read_config
 from splat.model import GaussianModel
 
-METRICS, CONFIG, LATEST = "metrics.jsonl", "config.json", "checkpoints/latest"
+METRICS, CONFIG, NETWORK, LATEST = "metrics.jsonl", "config.json", "network.json", "checkpoints/latest"
 _MOST_POINTS = 2000
 
 
@@ -112,12 +112,21 @@ class TrainingRun:
         except (SafetensorError, FileNotFoundError) as error:
             raise OSError(f"{newest}: cannot be read ({error})") from error
         except RuntimeError as error:
-            raise ValueError(f"{newest} does not fit the network of {CONFIG}") from error
+            raise ValueError(f"{newest} does not fit the network of {self._told_by}") from error
         model.save_pretrained(folder)
         return newest.name
 
+    @property
+    def _told_by(self) -> str:
+        return NETWORK if (self.path / NETWORK).is_file() else CONFIG
+
     def _network(self) -> NetworkConfig:
-        """The network that is trained. Raises OSError or ValueError when config.json does not tell it."""
+        """The network that is trained. Raises OSError or ValueError when neither network.json nor config.json tells."""
+        if self._told_by == NETWORK:
+            network = read_config(self.path / NETWORK)
+            if not isinstance(network, NetworkConfig):
+                raise ValueError(f"{self.path / NETWORK} names {network.name}, which is no network that is trained")
+            return network
         config = self._config()
         if config.get("init"):
             return locate(config["init"])[1]
