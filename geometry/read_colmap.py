@@ -6,8 +6,11 @@ from pathlib import Path
 from types import ModuleType
 
 import numpy as np
+import torch
 
+from geometry.bad_frames import BAD_SHARE, usable_frames
 from geometry.calibrated_photo import calibrated_photo
+from geometry.cameras import Cameras, validate
 from geometry.images import SUFFIXES, is_image_name, natural_key
 from geometry.scene import Scene, SparsePoints, scene_name
 
@@ -44,11 +47,13 @@ def find_model(path: Path) -> Path | None:
     return None
 
 
-def read_colmap(root: Path, model: Path, image_folder: str | None = None) -> Scene:
+def read_colmap(root: Path, model: Path, image_folder: str | None = None, bad_share: float = BAD_SHARE) -> Scene:
     """The registered images of the COLMAP `model`, in natural order of their names, with points and who saw them.
 
     Photos are looked for beside the model, in `image_folder` or else images, images_2, ... Smaller copies scale K,
-    distorted lenses are undone. Raises ValueError or OSError with one line that names the file and what is wrong.
+    distorted lenses are undone. Images whose photo is missing or unreadable or whose camera is unusable are left out
+    and counted in `notes`. Raises ValueError or OSError with one line that names the file and what is wrong, also for
+    more than `bad_share` of such images.
     """
     pycolmap = import_pycolmap()
     try:
@@ -59,29 +64,34 @@ def read_colmap(root: Path, model: Path, image_folder: str | None = None) -> Sce
     registered = registered_images(reconstruction)
     if not registered:
         raise ValueError(f"{model}: the COLMAP model has no registered image")
-    folder = _photo_folder(model, registered[0].name, image_folder)
+    enough = int(bad_share * len(registered)) + 1  # where none of so many is there, too many are missing
+    folder = _photo_folder(model, [image.name for image in registered[:enough]], image_folder)
     files = [_photo_file(folder, image.name) for image in registered]
-    missing = [file for file in files if not file.is_file()]
-    if missing:
-        raise FileNotFoundError(f"{model}: {len(missing)} of {len(files)} photos are missing, for example {missing[0]}")
-    photos = []
-    for image, file in zip(registered, files):
-        camera = reconstruction.cameras[image.camera_id]
-        K, distortion = intrinsics(camera, f"{model}: {image.name}")
-        photos.append(calibrated_photo(file, K, (camera.height, camera.width), distortion))
-    unposed = sum(is_image_name(p) for p in folder.iterdir()) - sum(file.parent == folder for file in files)
+
+    def open_image(i: int):
+        camera = reconstruction.cameras[registered[i].camera_id]
+        K, distortion = intrinsics(camera, f"{model}: {registered[i].name}")
+        size, K, load = calibrated_photo(files[i], K, (camera.height, camera.width), distortion)
+        w2c = world_to_camera(registered[i])
+        validate(Cameras(torch.tensor(w2c)[None], torch.tensor(K)[None], size), [str(files[i])])
+        return size, K, load, w2c
+
+    kept, photos, bad = usable_frames(model, len(files), open_image, bad_share)
+    present = {file.name for file in folder.iterdir() if is_image_name(file)}
+    unposed = len(present - {file.name for file in files if file.parent == folder})
     left_out = f"{unposed} photo(s) in {folder.name} have no pose in the model and were left out"
+    registered, files = [registered[i] for i in kept], [files[i] for i in kept]
     return Scene(
         name=scene_name(root),
         root=root,
         names=tuple(image.name for image in registered),
         sizes=tuple(photo[0] for photo in photos),
         load=lambda i: photos[i][2](),
-        w2c=np.stack([world_to_camera(image) for image in registered]),
+        w2c=np.stack([photo[3] for photo in photos]),
         K=np.stack([photo[1] for photo in photos]),
         points=sparse_points(reconstruction, registered),
         files=tuple(files),
-        notes=(left_out,) if unposed > 0 else (),
+        notes=(*bad, *([left_out] if unposed else [])),
     )
 
 
@@ -119,15 +129,15 @@ def sparse_points(reconstruction, registered: list) -> SparsePoints:
     return SparsePoints(xyz, tuple(np.array(sorted(indices), dtype=np.int64) for indices in seen))
 
 
-def _photo_folder(model: Path, first: str, image_folder: str | None) -> Path:
-    """The folder beside the model, or up to three above, that holds the image named `first`."""
+def _photo_folder(model: Path, names: list[str], image_folder: str | None) -> Path:
+    """The folder beside the model, or up to three above, that holds one of the images `names`."""
     folders = (image_folder,) if image_folder else IMAGE_FOLDERS
     for parent in (model, *model.resolve().parents[:3]):
-        for folder in folders:
-            if _photo_file(parent / folder, first).is_file():
-                return parent / folder
+        for folder in (parent / folder for folder in folders):
+            if folder.is_dir() and any(_photo_file(folder, name).is_file() for name in names):
+                return folder
     raise FileNotFoundError(
-        f"{model}: no folder with its photos ({first}) beside it; looked for {', '.join(filter(None, folders))}"
+        f"{model}: no folder with its photos ({names[0]}) beside it; looked for {', '.join(filter(None, folders))}"
     )
 
 

@@ -12,8 +12,11 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 
 import numpy as np
+import torch
 
+from geometry.bad_frames import BAD_SHARE, usable_frames
 from geometry.calibrated_photo import calibrated_photo
+from geometry.cameras import Cameras, validate
 from geometry.images import SUFFIXES, image_size, natural_key, read_image
 from geometry.scene import Scene, SparsePoints, scene_name
 
@@ -30,13 +33,14 @@ def find_transforms(path: Path) -> Path | None:
     return None
 
 
-def read_nerfstudio(path: str | Path, image_folder: str | None = None) -> Scene:
+def read_nerfstudio(path: str | Path, image_folder: str | None = None, bad_share: float = BAD_SHARE) -> Scene:
     """The scene of a transforms.json, frames in natural order of their names.
 
     `image_folder` replaces the first folder of each `file_path` (DL3DV: images_4, images_8); without it the photos
     are taken where `file_path` says, else from images_2, images_4 or images_8. Frames without `transform_matrix` are
-    left out, unless none has one: then the scene has no poses. Raises ValueError or OSError with one line that names
-    the file and frame.
+    left out, unless none has one: then the scene has no poses. Frames whose photo is missing or unreadable or whose
+    camera is unusable are left out too; `notes` count both. Raises ValueError or OSError with one line that names the
+    file and frame, also for more than `bad_share` of such frames.
     """
     path = Path(path)
     root, meta = path.parent, _read_json(path)
@@ -48,18 +52,25 @@ def read_nerfstudio(path: str | Path, image_folder: str | None = None) -> Scene:
     if posed and len(posed) < len(frames):
         notes.append(f"{len(frames) - len(posed)} of {len(frames)} frames have no pose and were left out")
         frames = posed
-    files = _photo_files(path, frames, image_folder)
+    files = _photo_files(path, frames, image_folder, bad_share)
     folder = os.path.commonpath([os.path.abspath(file.parent) for file in files])
     order = sorted(range(len(files)), key=lambda i: natural_key(files[i].as_posix()))
     frames, files = [frames[i] for i in order], [files[i] for i in order]
+    calibrated = any(_has_focal({**meta, **frame}) for frame in frames)
+    if posed and not calibrated:
+        raise ValueError(f"{path}: poses without intrinsics; add fl_x, fl_y, cx, cy, w, h or camera_angle_x")
 
-    if not any(_has_focal({**meta, **frame}) for frame in frames):
-        if posed:
-            raise ValueError(f"{path}: poses without intrinsics; add fl_x, fl_y, cx, cy, w, h or camera_angle_x")
-        photos, K = [(image_size(file), None, partial(read_image, file)) for file in files], None
-    else:
-        photos = [_photo(path, {**meta, **frame}, file) for frame, file in zip(frames, files)]
-        K = np.stack([photo[1] for photo in photos])
+    def open_frame(i: int):
+        if not calibrated:
+            return image_size(files[i]), None, partial(read_image, files[i]), None
+        size, K, load = _photo(path, {**meta, **frames[i]}, files[i])
+        w2c = _w2c(path, frames[i]) if posed else np.eye(4)
+        validate(Cameras(torch.tensor(w2c)[None], torch.tensor(K)[None], size), [str(files[i])])
+        return size, K, load, w2c
+
+    kept, photos, left_out = usable_frames(path, len(files), open_frame, bad_share)
+    files = [files[i] for i in kept]
+    notes.extend(left_out)
     if meta.get("applied_transform") is not None:
         notes.append(f"the world is kept as stored, moved by applied_transform {meta['applied_transform']}")
     points, missing_ply = _read_points(root, meta.get("ply_file_path"))
@@ -69,8 +80,8 @@ def read_nerfstudio(path: str | Path, image_folder: str | None = None) -> Scene:
         names=tuple(Path(os.path.relpath(file, folder)).as_posix() for file in files),
         sizes=tuple(photo[0] for photo in photos),
         load=lambda i: photos[i][2](),
-        w2c=np.stack([_w2c(path, frame) for frame in frames]) if posed else None,
-        K=K,
+        w2c=np.stack([photo[3] for photo in photos]) if posed else None,
+        K=np.stack([photo[1] for photo in photos]) if calibrated else None,
         points=points,
         files=tuple(files),
         notes=(*notes, *missing_ply),
@@ -87,20 +98,16 @@ def _read_json(path: Path) -> dict:
     return meta
 
 
-def _photo_files(path: Path, frames: list[dict], image_folder: str | None) -> list[Path]:
-    """The file of each frame, all from the first folder that has the first one."""
+def _photo_files(path: Path, frames: list[dict], image_folder: str | None, bad_share: float) -> list[Path]:
+    """The file of each frame, all from the first folder that may have enough of them; some may be missing."""
     stored = [PurePosixPath(str(frame["file_path"]).replace("\\", "/")) for frame in frames]
     folders = (image_folder,) if image_folder else (None, *SMALLER_COPIES)
+    enough = int(bad_share * len(stored)) + 1  # where none of so many is there, too many are missing
     for folder in folders:
-        files = [_existing(path.parent / _moved(name, folder)) for name in stored]
-        if files[0].is_file():
-            break
-    else:
-        files = [path.parent / _moved(name, image_folder) for name in stored]
-    missing = [file for file in files if not file.is_file()]
-    if missing:
-        raise FileNotFoundError(f"{path}: {len(missing)} of {len(files)} photos are missing, for example {missing[0]}")
-    return files
+        if any(_existing(path.parent / _moved(name, folder)).is_file() for name in stored[:enough]):
+            return [_existing(path.parent / _moved(name, folder)) for name in stored]
+    first = path.parent / _moved(stored[0], image_folder)
+    raise FileNotFoundError(f"{path}: the photos are missing, for example {first}")
 
 
 def _moved(name: PurePosixPath, folder: str | None) -> PurePosixPath:

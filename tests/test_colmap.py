@@ -171,7 +171,7 @@ def _bad(what: str, root):
         ("cut", "sparse/0: the COLMAP model cannot be read"),
         ("no poses", "has no registered image"),
         ("twice", "1 image.* listed twice, for example a.png"),
-        ("gone", "1 of 2 photos are missing, for example .*b.png"),
+        ("gone", "1 of 2 frames cannot be used, for example: .*b.png: no such image"),
         ("no photos", r"no folder with its photos \(a.png\)"),
         ("aspect", "b.png: the photo is 50x120 but its camera 160x120"),
         ("nan", "a.png: its pose holds NaN|cannot be read"),
@@ -182,6 +182,32 @@ def test_bad_models_are_told_in_one_line(tmp_path, what, message):
     with pytest.raises((OSError, ValueError), match=message) as error:
         open_scene(tmp_path)
     assert "\n" not in str(error.value)
+
+
+def test_a_few_bad_images_are_left_out_with_their_tracks(tmp_path):
+    """Twelve images, the first without its photo: the rest keep their poses and the points that they saw."""
+    write_model(tmp_path)
+    sparse = tmp_path / "sparse/0"
+    pose, track = (sparse / "images.txt").read_text().splitlines()[:2]
+    fields, lines = pose.split(), []
+    for i in range(12):
+        name = f"p{i:02d}.png"
+        (tmp_path / "images" / name).write_bytes((tmp_path / "images" / "b_9.png").read_bytes())
+        lines += [" ".join([str(i + 1), *fields[1:5], str(i), *fields[6:9], name]), track if i % 2 == 0 else ""]
+    (sparse / "images.txt").write_text("\n".join(lines) + "\n")
+    (sparse / "points3D.txt").write_text(
+        "".join(f"{k} 0 0 1 9 9 9 0.5 " + " ".join(f"{i} {k // 2}" for i in range(1, 12, 2)) + "\n" for k in (1, 3))
+    )
+    whole = open_scene(tmp_path)
+    assert len(whole) == 12
+    (tmp_path / "images" / "p00.png").unlink()
+    scene = open_scene(tmp_path)
+    assert scene.names == whole.names[1:] and np.array_equal(scene.w2c, whole.w2c[1:])
+    assert [len(seen) for seen in scene.points.visible] == [0, 2] * 5 + [0]
+    assert scene.notes[0].startswith("1 of 12 frames cannot be used and were left out, for example: ")
+    (tmp_path / "images" / "p05.png").write_bytes(b"no png")
+    with pytest.raises(OSError, match="2 of 12 frames cannot be used"):
+        open_scene(tmp_path)
 
 
 def test_without_pycolmap_the_install_line_is_told(tmp_path, monkeypatch):

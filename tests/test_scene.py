@@ -14,6 +14,7 @@ from PIL import Image
 
 from geometry.calibrated_photo import pinhole_of
 from geometry.cameras import Cameras, project
+from geometry.read_nerfstudio import read_nerfstudio
 from geometry.scene import Scene, SparsePoints, open_scene, scene_from_tensors, scene_name, views
 from geometry.write_scene import write_scene
 from tests.synthetic_photos import arc, dot, dot_position, look_at, pinhole
@@ -324,7 +325,7 @@ def _bad(what: str, folder):
         ("json", "transforms.json: not valid JSON"),
         ("no frames", "'frames' must be a list"),
         ("twice", "1 image.* listed twice, for example a.png"),
-        ("gone", "1 of 2 photos are missing, for example .*gone.png"),
+        ("gone", "1 of 2 frames cannot be used, for example: .*gone.png: no such image"),
         ("no focal", "poses without intrinsics"),
         ("zero focal", "a.png: focal length 0"),
         ("zero focal, distorted", "a.png: focal length 0"),
@@ -346,6 +347,44 @@ def test_bad_transforms_are_told_in_one_line(tmp_path, what, message):
     with pytest.raises((OSError, ValueError), match=message) as error:
         open_scene(tmp_path)
     assert "\n" not in str(error.value)
+
+
+def _twenty(folder, bad):
+    """Twenty frames; `bad` says what is wrong with the photo or pose of some."""
+    frames = []
+    for i in range(20):
+        c2w = np.eye(4)
+        c2w[0, 3] = float("nan") if bad.get(i) == "pose" else i
+        frames.append({"file_path": f"images/{i:02d}.png", "transform_matrix": c2w.tolist()})
+        photo = save(folder / f"images/{i:02d}.png", size=(40, 30) if bad.get(i) == "shape" else (30, 40))
+        if bad.get(i) == "gone":
+            photo.unlink()
+        elif bad.get(i) == "empty":
+            photo.write_bytes(b"")
+    transforms(folder, frames, **INTRINSICS, k1=1e-3)
+    return folder
+
+
+@pytest.mark.parametrize("bad", [{0: "gone", 7: "empty"}, {3: "shape", 19: "pose"}, {5: "gone"}])
+def test_a_few_bad_frames_are_left_out_and_counted(tmp_path, bad):
+    """The others keep their names and cameras, even when the first photo is among the missing."""
+    scene = open_scene(_twenty(tmp_path, bad))
+    good = [i for i in range(20) if i not in bad]
+    assert scene.names == tuple(f"{i:02d}.png" for i in good)
+    assert [-w2c[0, 3] for w2c in scene.w2c] == good and len(scene.K) == len(scene.sizes) == len(scene.files)
+    (note,) = scene.notes
+    assert note.startswith(f"{len(bad)} of 20 frames cannot be used and were left out, for example: ")
+    assert f"{min(bad):02d}.png" in note
+
+
+def test_more_than_a_tenth_of_bad_frames_refuses_the_scene(tmp_path):
+    with pytest.raises(OSError, match="3 of 20 frames cannot be used, for example: .*02.png: ") as error:
+        open_scene(_twenty(tmp_path, {2: "gone", 7: "empty", 9: "pose"}))
+    assert "\n" not in str(error.value)
+    assert len(read_nerfstudio(tmp_path / "transforms.json", bad_share=0.15)) == 17
+    _twenty(tmp_path / "strict", {4: "pose"})
+    with pytest.raises(ValueError, match="1 of 20 frames cannot be used, for example: .*its pose holds NaN"):
+        read_nerfstudio(tmp_path / "strict" / "transforms.json", bad_share=0)
 
 
 def test_missing_point_cloud_is_only_a_note(tmp_path):
