@@ -43,7 +43,7 @@ def read_nerfstudio(path: str | Path, image_folder: str | None = None, bad_share
     file and frame, also for more than `bad_share` of such frames.
     """
     path = Path(path)
-    root, meta = path.parent, _read_json(path)
+    root, meta = path.parent, read_meta(path)
     frames = meta.get("frames")
     if not isinstance(frames, list) or not frames or not all(isinstance(f, dict) and "file_path" in f for f in frames):
         raise ValueError(f"{path}: 'frames' must be a list of frames, each with a 'file_path'")
@@ -63,8 +63,8 @@ def read_nerfstudio(path: str | Path, image_folder: str | None = None, bad_share
     def open_frame(i: int):
         if not calibrated:
             return image_size(files[i]), None, partial(read_image, files[i]), None
-        size, K, load = _photo(path, {**meta, **frames[i]}, files[i])
-        w2c = _w2c(path, frames[i]) if posed else np.eye(4)
+        size, K, load = frame_photo(path, {**meta, **frames[i]}, files[i])
+        w2c = frame_w2c(path, frames[i]) if posed else np.eye(4)
         validate(Cameras(torch.tensor(w2c)[None], torch.tensor(K)[None], size), [str(files[i])])
         return size, K, load, w2c
 
@@ -88,7 +88,7 @@ def read_nerfstudio(path: str | Path, image_folder: str | None = None, bad_share
     )
 
 
-def _read_json(path: Path) -> dict:
+def read_meta(path: Path) -> dict:
     try:
         meta = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -104,18 +104,18 @@ def _photo_files(path: Path, frames: list[dict], image_folder: str | None, bad_s
     folders = (image_folder,) if image_folder else (None, *SMALLER_COPIES)
     enough = int(bad_share * len(stored)) + 1  # where none of so many is there, too many are missing
     for folder in folders:
-        if any(_existing(path.parent / _moved(name, folder)).is_file() for name in stored[:enough]):
-            return [_existing(path.parent / _moved(name, folder)) for name in stored]
-    first = path.parent / _moved(stored[0], image_folder)
+        if any(existing_file(path.parent / in_folder(name, folder)).is_file() for name in stored[:enough]):
+            return [existing_file(path.parent / in_folder(name, folder)) for name in stored]
+    first = path.parent / in_folder(stored[0], image_folder)
     raise FileNotFoundError(f"{path}: the photos are missing, for example {first}")
 
 
-def _moved(name: PurePosixPath, folder: str | None) -> PurePosixPath:
+def in_folder(name: PurePosixPath, folder: str | None) -> PurePosixPath:
     """`name` with its first folder replaced by `folder`."""
     return name if folder is None or len(name.parts) < 2 else PurePosixPath(folder, *name.parts[1:])
 
 
-def _existing(file: Path) -> Path:
+def existing_file(file: Path) -> Path:
     """The file; Blender's scenes leave the suffix out, and smaller copies may be stored as another type."""
     if file.is_file():
         return file
@@ -130,7 +130,7 @@ def _has_focal(frame: dict) -> bool:
     return "fl_x" in frame or "camera_angle_x" in frame
 
 
-def _photo(path: Path, frame: dict, file: Path):
+def frame_photo(path: Path, frame: dict, file: Path):
     """`calibrated_photo` of one frame, whose own keys have won over the global ones."""
     model = frame.get("camera_model", "OPENCV")
     distortion = np.array([_number(path, frame, key, 0.0) for key in ("k1", "k2", "p1", "p2", "k3")])
@@ -158,7 +158,7 @@ def _number(path: Path, frame: dict, key: str, default: float | None = None) -> 
     return value
 
 
-def _w2c(path: Path, frame: dict) -> np.ndarray:
+def frame_w2c(path: Path, frame: dict) -> np.ndarray:
     """OpenCV world-to-camera [4, 4] of one frame."""
     try:
         c2w = np.array(frame["transform_matrix"], dtype=np.float64)

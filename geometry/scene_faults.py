@@ -19,7 +19,7 @@ from geometry.colmap_records import read_records
 from geometry.dl3dv import COPIES
 from geometry.images import image_size, read_image
 from geometry.read_colmap import CAMERA_MODELS, IMAGE_FOLDERS
-from geometry.read_nerfstudio import _existing, _moved, _photo, _read_json, _w2c
+from geometry.read_nerfstudio import existing_file, frame_photo, frame_w2c, in_folder, read_meta
 from geometry.tanks_and_temples import inverse_rigid, photos_of, read_log
 
 # What readers and Pillow raise for content that is not what it should be; anything else is a fault of this program.
@@ -52,7 +52,7 @@ def nerfstudio_findings(path: Path) -> Findings:
     """Of a transforms.json: all its frames, in every copy of the photos (images, images_2, ...) that is there."""
     found = Findings()
     try:
-        meta = _read_json(path)
+        meta = read_meta(path)
     except BAD as error:
         found.add(path, error)
         return found
@@ -67,7 +67,7 @@ def nerfstudio_findings(path: Path) -> Findings:
             found.add(path, f"frame {number} has no 'file_path'")
             continue
         named.append(PurePosixPath(frame["file_path"].replace("\\", "/")))
-        files = [_existing(path.parent / _moved(named[-1], copy)) for copy in copies or (None,)]
+        files = [existing_file(path.parent / in_folder(named[-1], copy)) for copy in copies or (None,)]
         present = [file for file in dict.fromkeys(files) if found.photo(file)]
         _check_frame(found, path, {**meta, **frame}, present)
     _listed_twice(found, path, [str(name) for name in named])
@@ -88,7 +88,7 @@ def colmap_findings(model: Path) -> Findings:
             found.add(model, f"camera {camera.number}: model {camera.model} is not supported; undistort the photos")
     folder = _photo_folder(model, [image.name for image in images])
     for image in images:
-        place, camera = _existing((folder or model) / image.name), cameras.get(image.camera)
+        place, camera = existing_file((folder or model) / image.name), cameras.get(image.camera)
         if folder is not None:
             found.photo(place)
         norm = float(np.linalg.norm(image.quaternion))
@@ -152,13 +152,13 @@ def _check_frame(found: Findings, path: Path, frame: dict, files: list[Path]) ->
         found.add(place, "the frame has no transform_matrix")
     else:
         try:
-            w2c = _w2c(path, frame)
+            w2c = frame_w2c(path, frame)
             _validate(place, w2c, np.eye(3))
         except BAD as error:
             found.add(place, error)
     for file in files:
         try:
-            _validate(file, np.eye(4), _photo(path, frame, file)[1])
+            _validate(file, np.eye(4), frame_photo(path, frame, file)[1])
         except BAD as error:
             found.add(file, error)
 
@@ -209,5 +209,5 @@ def _photo_folder(model: Path, names: list[str]) -> Path | None:
     """The folder beside the model, or up to three above, that holds the most of the first hundred `names`."""
     folders = [parent / folder for parent in (model, *model.resolve().parents[:3]) for folder in IMAGE_FOLDERS]
     folders = [folder for folder in folders if folder.is_dir()]
-    held = [sum(_existing(folder / name).is_file() for name in names[:100]) for folder in folders]
+    held = [sum(existing_file(folder / name).is_file() for name in names[:100]) for folder in folders]
     return folders[int(np.argmax(held))] if any(held) else None
