@@ -160,10 +160,31 @@ def test_an_exhibit_survives_the_way_from_a_job(tmp_path, exhibit):
         read_exhibit(tmp_path / "x.safetensors")
 
 
-def test_no_gaussians_is_an_error():
-    none = torch.zeros(0, dtype=torch.bool)
+def test_broken_scenes_are_refused_or_mended(tmp_path):
+    none = wall(2).select(torch.zeros(4, dtype=torch.bool))
+    with pytest.raises(ValueError, match="no Gaussians$"):
+        make_exhibit("empty", none, None)
+    write_ply(tmp_path / "empty.ply", none)
     with pytest.raises(ValueError, match="no Gaussians"):
-        make_exhibit("empty", wall(2).select(none.new_zeros(4)), None)
+        open_thing(tmp_path / "empty.ply")
+    gaussians = wall(4)
+    broken = replace(gaussians, means=gaussians.means.clone(), sh=gaussians.sh.clone())
+    broken.means[:5, 0], broken.sh[5:7] = float("nan"), float("inf")
+    half = make_exhibit("half", broken, None)
+    assert half.gaussians.count == 9 and "7 Gaussians are not finite" in half.notes[0] and half.distance > 0
+    broken.means[:] = float("nan")
+    with pytest.raises(ValueError, match="that are finite"):
+        make_exhibit("broken", broken, None)
+
+
+@pytest.mark.parametrize("size", [1e-6, 1.0, 1e6])
+def test_one_gaussian_is_a_scene(size):
+    gaussians = wall(2).select(torch.tensor([True, False, False, False]))
+    one = make_exhibit("one", replace(gaussians, means=size * gaussians.means, scales=size * gaussians.scales), None)
+    for kind in ("color", "depth", "alpha"):
+        assert picture(one, one.gaussians, one.cameras, Look(kind=kind)).shape == (*one.cameras.size, 3)
+    splats = browser_splats(thin(one.gaussians, 1), one.cameras.centers[0], one.browser_scale)
+    assert np.isfinite(splats.centers).all() and np.isfinite(splats.covariances).all()
 
 
 # --- looking ---------------------------------------------------------------------------------------------------------

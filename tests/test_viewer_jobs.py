@@ -3,8 +3,12 @@
 import io
 import os
 import signal
+import socket
+import struct
 import threading
 import time
+import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +20,11 @@ from geometry.cameras import Cameras
 from splat.gaussians import Gaussians
 from splat.reconstruct import Reconstruction
 from viewer import uploads
+from viewer.app import App
 from viewer.guard import allowed, is_loopback
 from viewer.jobs import MOST_WAITING, Job, JobQueue, Request
 from viewer.render_worker import RenderWorker
+from viewer.server import start
 from viewer.uploads import Inbox
 
 
@@ -69,6 +75,60 @@ def test_what_is_no_photo_is_refused_and_removed():
     send(inbox, "fine.jpg", photo())
     assert len(os.listdir(inbox.source)) == 1
     inbox.close()
+
+
+def bomb(side: int) -> bytes:
+    """The header of a PNG of side x side pixels, and no pixels."""
+    chunk = b"IHDR" + struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
+
+
+def test_hostile_files_get_one_line_before_they_are_decoded(monkeypatch):
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("a.jpg", photo())
+    decoded = []
+    monkeypatch.setattr(uploads, "read_image", lambda path: decoded.append(path))
+    inbox = Inbox()
+    for name, content in {
+        "bomb.png": bomb(50_000),
+        "large.png": bomb(11_000),
+        "zip.jpg": archive.getvalue(),
+        "drawing.svg": b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg" width="99" height="99"></svg>',
+        "script.jpg": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 99 99\n%%EndComments\nshowpage\n",
+        "no frames.mp4": struct.pack(">I4s4sI4s4s", 24, b"ftyp", b"isom", 0, b"isom", b"mp41"),
+        "nothing.jpg": b"",
+    }.items():
+        with pytest.raises(ValueError, match=name) as error:
+            send(inbox, name, content)
+        assert "\n" not in str(error.value) and "raysplat-upload" not in str(error.value)
+    assert decoded == [] and inbox.files == []
+    inbox.close()
+
+
+def test_ten_thousand_files_leave_two_hundred():
+    inbox, refused = Inbox(), 0
+    for i in range(10_000):
+        try:
+            inbox.begin(str(i), f"{i}.jpg", 10, 1)
+        except ValueError:
+            refused += 1
+    assert refused == 10_000 - uploads.MOST_FILES
+    inbox.close()
+
+
+def test_a_decoder_that_is_missing_or_runs_out_of_memory_is_a_refusal(monkeypatch):
+    for error in (ImportError("needs pillow-heif"), MemoryError()):
+
+        def fail(path, error=error):
+            raise error
+
+        monkeypatch.setattr(uploads, "image_size", fail)
+        inbox = Inbox()
+        with pytest.raises(ValueError, match="a.heic"):
+            send(inbox, "a.heic", photo())
+        assert os.listdir(Path(inbox._folder.name)) == []
+        inbox.close()
 
 
 def test_a_picture_with_too_many_pixels_is_not_decoded(monkeypatch):
@@ -225,8 +285,26 @@ def test_pages_of_other_sites_are_not_served():
     assert not allowed("null", here, "127.0.0.1")
     assert not allowed("http://evil.example:8080", "evil.example:8080", "127.0.0.1")  # DNS rebinding
     assert not allowed(None, None, "127.0.0.1")
+    assert allowed("http://LOCALHOST:8080", "LOCALHOST:8080", "::1")
+    for half in ("[::1", "[", "//", "127.0.0.1:8080@evil.example", "[::ffff:10.0.0.1]:8080"):
+        assert not allowed(f"http://{half}", half, "127.0.0.1") and not allowed(None, half, "127.0.0.1")
+    assert not allowed("http://[::1", here, "127.0.0.1")
     assert allowed("http://big.machine:8080", "big.machine:8080", "0.0.0.0")
     assert not allowed("http://evil.example", "big.machine:8080", "0.0.0.0")
+
+
+def test_a_taken_port_and_an_open_host_are_told_in_one_line(capsys):
+    pytest.importorskip("viser", reason="the viewer needs viser")
+    app = App(1000, "cpu")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(OSError, match=f"port {port} is taken") as error:
+            start(app, "127.0.0.1", port)
+    assert "\n" not in str(error.value) and "warning" not in capsys.readouterr().err
+    server = start(app, "0.0.0.0", 0)
+    assert "warning: 0.0.0.0 can be reached by other machines" in capsys.readouterr().err
+    server.stop()
+    app.close()
 
 
 def test_what_is_a_loopback():

@@ -14,6 +14,7 @@ from torch import Tensor
 from geometry.cameras import Cameras, resize
 from geometry.images import fit_size
 from splat.atomic import whole_file
+from splat.finite import finite_rows
 from splat.gaussians import Gaussians
 from splat.reconstruct import Reconstruction
 
@@ -68,14 +69,19 @@ class Exhibit:
         return replace(self, gaussians=self.gaussians.to(device))
 
 
-def make_exhibit(name: str, gaussians: Gaussians, cameras: Cameras | None, names=(), **more) -> Exhibit:
+def make_exhibit(name: str, gaussians: Gaussians, cameras: Cameras | None, names=(), notes=(), **more) -> Exhibit:
     """An exhibit of float32 tensors on the CPU; a camera is guessed where there is none.
 
-    Raises ValueError when no Gaussian is left to show.
+    Gaussians that are not finite are left out, with a note. Raises ValueError when no other is there.
     """
     gaussians = gaussians.to("cpu", torch.float32)
-    if gaussians.count == 0:
-        raise ValueError(f"{name} holds no Gaussians")
+    fine = finite_rows(gaussians)
+    kept = int(fine.sum())
+    if kept == 0:
+        raise ValueError(f"{name} holds no Gaussians" + " that are finite" * (gaussians.count > 0))
+    if kept < gaussians.count:
+        notes = (*notes, f"{gaussians.count - kept:,} Gaussians are not finite and left out")
+        gaussians = gaussians.select(fine)
     guessed = cameras is None
     cameras = guess_camera(gaussians) if guessed else cameras.to("cpu", torch.float32)
     sample = gaussians.means[:: max(1, gaussians.count // _SAMPLE)]
@@ -87,6 +93,7 @@ def make_exhibit(name: str, gaussians: Gaussians, cameras: Cameras | None, names
         cameras=cameras,
         names=("overview",) if guessed else tuple(names),
         guessed=guessed,
+        notes=tuple(notes),
         distance=max(float(distance), 1e-12),
         **more,
     )

@@ -42,10 +42,12 @@ def allowed(origin: str | None, asked: str | None, host: str) -> bool:
     Browsers always send Origin, and a page cannot forge it; other programs need not. A server on the loopback answers
     to its own names only, because a foreign name may be made to point at 127.0.0.1 (DNS rebinding).
     """
-    name = urlsplit(f"//{asked or ''}").hostname or ""
-    if is_loopback(host) and not is_loopback(name):
+    try:
+        name = urlsplit(f"//{asked or ''}").hostname or ""
+        page = asked if origin is None else urlsplit(origin).netloc
+    except ValueError:  # half an IPv6 address, say
         return False
-    return origin is None or urlsplit(origin).netloc == asked
+    return page == asked and (is_loopback(name) or not is_loopback(host))
 
 
 def limit_uploads(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from geometry.presets import PRESETS
 from viewer.guard import limit_uploads
 from viewer.jobs import Job, Request
@@ -11,6 +13,8 @@ from viewer.uploads import MEGABYTE, MOST_BYTES, MOST_FILES, Inbox
 WEIGHTS = tuple(dict.fromkeys(("nano", *PRESETS)))
 SIZES = ("252", "336", "504")
 _LINES_SHOWN = 4
+# Refused files are told in a notice, but thousands of them not in thousands of notices.
+_SECONDS_BETWEEN_NOTICES = 1.0
 
 # viser's upload button takes one file. This area hands each file that is dropped or chosen to the button's own input.
 _DROP_AREA = """
@@ -35,6 +39,7 @@ def add_reconstruct_panel(session: Session) -> Inbox:
     """Build the panel; returns the tab's uploads, which are to be closed with the tab."""
     gui, action, app = session.client.gui, session.action, session.app
     inbox = Inbox()
+    refused = {"files": 0, "told": 0.0}
     gui.add_html(_DROP_AREA)
     # One at a time, for browsers in which the area does not work.
     gui.add_upload_button("Add one file", mime_type="image/*,video/*", color="gray")
@@ -52,8 +57,21 @@ def add_reconstruct_panel(session: Session) -> Inbox:
         files = inbox.files
         names = ", ".join(label for _, label in files[:3]) + (", ..." if len(files) > 3 else "")
         limit = f"At most {MOST_FILES} photos or one video, {MOST_BYTES // MEGABYTE} MB in all."
-        uploaded.content = f"`{len(files)}` uploaded: `{names}`" if files else limit
+        line = f"`{len(files)}` uploaded: `{names}`" if files else limit
+        uploaded.content = line + (f"  \nrefused: `{refused['files']}`" if refused["files"] else "")
         start.disabled = clear.disabled = not files
+
+    def refuse(reason: str) -> None:
+        refused["files"] += 1
+        if time.monotonic() - refused["told"] > _SECONDS_BETWEEN_NOTICES:
+            refused["told"] = time.monotonic()
+            session.complain(reason)
+            show_uploads()
+
+    def remove(_event) -> None:
+        inbox.clear()
+        refused["files"] = 0
+        show_uploads()
 
     def reconstruct(_event) -> None:
         if weights.value not in WEIGHTS or size.value not in SIZES:
@@ -79,8 +97,8 @@ def add_reconstruct_panel(session: Session) -> Inbox:
         if app.current is not None:
             app.jobs.cancel(app.current)
 
-    limit_uploads(session.client, inbox, lambda _label: show_uploads(), session.complain)
-    clear.on_click(action(lambda _: (inbox.clear(), show_uploads())))
+    limit_uploads(session.client, inbox, lambda _label: show_uploads(), refuse)
+    clear.on_click(action(remove))
     start.on_click(action(reconstruct))
     cancel.on_click(action(cancel_job))
     session.on_job.append(job_changed)

@@ -94,7 +94,8 @@ def start(app: App, host: str, port: int):
     harden(server, host)
     server.on_client_connect(lambda client: _connect(app, client))
     server.on_client_disconnect(lambda client: _disconnect(app, client))
-    print(f"viewer: http://{host}:{server.get_port()}  (Ctrl-C stops it)", file=sys.stderr, flush=True)
+    name = f"[{host}]" if ":" in host else host
+    print(f"viewer: http://{name}:{server.get_port()}  (Ctrl-C stops it)", file=sys.stderr, flush=True)
     return server
 
 

@@ -21,6 +21,8 @@ MOST_BYTES = 1024 * MEGABYTE  # of all files together
 MOST_BYTES_PHOTO = 64 * MEGABYTE
 MOST_PIXELS = 100_000_000
 MOST_PARTS = 4096
+# A photo of so many pixels takes gigabytes while it is decoded: one at a time, whoever sends them.
+_decoding = threading.Lock()
 _SUFFIXES = {
     "JPEG": ".jpg",
     "PNG": ".png",
@@ -85,6 +87,8 @@ class Inbox:
             stored = sum(path.stat().st_size for path, _ in self._files.values()) + sum(t.size for t in pending)
             if len(self._files) + len(pending) >= MOST_FILES:
                 raise ValueError(f"{label}: at most {MOST_FILES} files are taken")
+            if size == 0:
+                raise ValueError(f"{label}: the file is empty")
             if not 0 < size <= MOST_BYTES or not 0 < parts <= MOST_PARTS or key in self._transfers:
                 raise ValueError(f"{label}: a file of {size} bytes is not taken (at most {MOST_BYTES // MEGABYTE} MB)")
             if stored + size > MOST_BYTES:
@@ -117,7 +121,8 @@ class Inbox:
         with self._lock:
             transfer = self._transfers.pop(key)
         try:
-            suffix = _check(transfer.path)
+            with _decoding:
+                suffix = _check(transfer.path)
             with self._lock:
                 videos = [path for path, _ in self._files.values() if path.suffix in VIDEO_SUFFIXES]
                 if videos or (suffix in VIDEO_SUFFIXES and self._files):
@@ -125,9 +130,10 @@ class Inbox:
                 final = transfer.path.with_name(f"{transfer.number:04d}{suffix}")
                 transfer.path.rename(final)
                 self._files[transfer.number] = (final, transfer.label)
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, ImportError, MemoryError) as error:
             transfer.path.unlink(missing_ok=True)
             reason = str(error).replace(f"{transfer.path}: ", "").replace(f"{transfer.label}: ", "")
+            reason = reason or "there is too little memory for it"
             raise ValueError(f"{transfer.label}: {reason}") from error
         return transfer.label
 
@@ -161,7 +167,7 @@ def _check(path: Path) -> str:
         raise ValueError(f"{width}x{height} pixels are too many (at most {MOST_PIXELS // 1_000_000} million)")
     if min(height, width) < 16:
         raise ValueError(f"{width}x{height} pixels are too few")
-    read_image(path)
+    # Before anything is decoded: Pillow would hand a PostScript file to an interpreter.
     try:
         with Image.open(path) as image:
             kind = image.format or ""
@@ -169,6 +175,7 @@ def _check(path: Path) -> str:
         raise OSError(f"no photo ({error})") from error
     if kind not in _SUFFIXES:
         raise ValueError(f"photos of the type {kind or 'unknown'} are not taken; send JPEG or PNG")
+    read_image(path)
     return _SUFFIXES[kind]
 
 
