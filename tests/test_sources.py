@@ -149,6 +149,7 @@ def test_stored_depth_follows_the_photo(tmp_path):
         np.save(tmp_path / "scenes" / "s" / "depth" / f"{i:04d}.npy", marked)
     options = {"depth": "stored", "augmentation": Augmentation(mirror=1, gamma=1, gain=0)}
     batch = source(tmp_path / "scenes", **options).batch(0, Shape(1, 3, 2, SIZE))
+    assert not batch.metric and source(tmp_path / "scenes", depth="sparse").batch(0, SHAPE).metric
     views = list(map(int, batch.names[0].split("/")[1].split(",")))
     for v, i in enumerate(views):
         place = divmod(int(batch.depth[0, v].argmax()), SIZE[1])

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -11,7 +12,8 @@ from safetensors.torch import load_file
 from geometry.backbone import Block
 from geometry.cameras import transform
 from geometry.presets import PRESETS, HeadConfig
-from geometry.scene import scene_from_tensors
+from geometry.scene import SparsePoints, scene_from_tensors
+from geometry.scene_pack import write_pack
 from geometry.write_scene import write_scene
 from splat.model import GaussianModel
 from tests.train_run import TINY, Planes, tiny_config, walk
@@ -238,6 +240,50 @@ def test_the_meter_weighs_batches_and_leaves_out_what_is_not_finite():
     for value, weight in ((1.0, 0.5), (4.0, 0.25), (float("nan"), 0.25), (100.0, 0.0)):
         meter.add({"loss": torch.tensor(value)}, weight)
     assert meter.report()["loss"] == pytest.approx(2.0)
+
+
+def test_stored_depth_in_a_unit_of_its_own_feeds_the_loss_that_is_free_of_it():
+    torch.manual_seed(0)
+    forward = Forward(GaussianModel(TINY), False)
+    batch = Planes().batch(0, Shape(2, 3, 1, (28, 42)))
+    slope = torch.linspace(0.5, 2, 42).expand_as(batch.depth)
+    batch = dataclasses.replace(batch, depth=batch.depth * slope)
+    stored = dataclasses.replace(batch, depth=3 * batch.depth + 1, metric=False)
+
+    def scalars(batch, posed, teacher=None, **weights):
+        return Objective(TINY, LossWeights(**weights), teacher=teacher)(forward, batch, posed, posed)[1]
+
+    for posed in (True, False):
+        bare = scalars(dataclasses.replace(batch, depth=None, valid=None), posed, ssi_depth=1.0)
+        metric, free = scalars(batch, posed, ssi_depth=1.0), scalars(stored, posed, ssi_depth=1.0)
+        assert "depth" in metric and free.keys() - bare.keys() == {"ssi_depth", "ssi_depth_gradient"}
+        assert all(free[name].equal(bare[name]) for name in bare.keys() - {"loss"}), "not even as the unit of length"
+        torch.testing.assert_close(free["ssi_depth"], metric["ssi_depth"], rtol=2e-3, atol=1e-4)
+
+    teacher = GaussianModel(TINY)
+    both = scalars(batch, True, teacher, ssi_depth=1.0)
+    alone = scalars(dataclasses.replace(batch, depth=None, valid=None), True, teacher, ssi_depth=1.0)
+    assert both["ssi_depth"].equal(scalars(batch, True, ssi_depth=1.0)["ssi_depth"])
+    assert both["teacher_ssi_depth"].equal(alone["teacher_ssi_depth"]) and "ssi_depth" not in alone
+
+
+def test_the_recipe_of_the_paper_learns_depth_from_sparse_points(tiny_run, tmp_path):
+    """Packs keep COLMAP's points and who saw them; a scene without any trains all the same."""
+    images = torch.rand(9, 3, 28, 42, generator=torch.Generator().manual_seed(0))
+    scene = scene_from_tensors(images, walk(9), "walk")
+    points = np.random.default_rng(0).uniform((-1, -1, 2), (4, 1, 4), (200, 3))
+    (tmp_path / "points").mkdir()
+    seen = SparsePoints(points, (np.arange(200),) * 9)
+    write_pack(dataclasses.replace(scene, points=seen), tmp_path / "points" / "a.scene")
+    write_scene(scene, tmp_path / "none" / "b")
+    recipe = RECIPES["paper-pose-conditioned"]
+    loss = dataclasses.replace(recipe.loss, perceptual=0)
+    changes = {"scenes_share": 1, "scenes_from": 0, "geometry_steps": 0, "steps": 2, "data": recipe.data, "loss": loss}
+    for name, learns in (("points", True), ("none", False)):
+        config = dataclasses.replace(tiny_run, **changes, out=tmp_path / f"run-{name}", scenes=(str(tmp_path / name),))
+        nvs.main(config)
+        (row,) = rows(config.out / "metrics.jsonl")
+        assert (row["real/ssi_depth"] > 0) == learns and "real/depth" not in row and row["skipped_in_all"] == 0
 
 
 def test_scenes_on_disk_train(tiny_run, tmp_path):

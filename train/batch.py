@@ -21,6 +21,7 @@ class Batch:
     valid: Tensor | None  # [B, V, H, W] bool: a surface is seen here, at this depth
     context: int
     names: tuple[str, ...]  # one per scene, for error reports
+    metric: bool = True  # depth is in the unit of the cameras; else in one of its own, with a scale and shift
 
 
 @dataclass(frozen=True)

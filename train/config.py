@@ -14,7 +14,7 @@ class LossWeights:
     """Weights of the terms of train/losses.py; 0 leaves a term out and does not compute it."""
 
     depth: float = 1.0  # L_D and L_grad on the inputs' depth, in the unit of the cameras
-    ssi_depth: float = 0.0  # the same free of scale and shift, against the teacher or the sparse depth of a data set
+    ssi_depth: float = 0.0  # the same free of scale and shift, against the teacher's and the data set's depth each
     cue: float = 0.3  # plane sweep, nano only
     ray: float = 1.0  # ray map, steps without given poses
     camera: float = 1.0  # camera decoder, steps without given poses

@@ -77,14 +77,16 @@ class Objective:
             total = total + weight * term[0]
             scalars.update(term[1])
 
-        known = None if depth is None else batch.depth[:, :n] > 0
+        known = None if batch.depth is None else batch.depth[:, :n] > 0
         if depth is not None and weights.depth > 0:
             add(weights.depth, losses.depth_loss(geometry, depth[:, :n], known))
         if depth is not None and weights.cue > 0 and prediction.features.cue is not None:
             add(weights.cue, losses.cue_loss(prediction.features.cue, depth[:, :n], known))
-        if weights.ssi_depth > 0 and (self.teacher is not None or depth is not None):
-            target, sure = self.teach(images, inputs if posed else None) if self.teacher else (depth[:, :n], known)
-            add(weights.ssi_depth, losses.ssi_depth_loss(geometry.depth, target, sure))
+        if weights.ssi_depth > 0 and self.teacher is not None:
+            term = losses.ssi_depth_loss(geometry.depth, *self.teach(images, inputs if posed else None))
+            add(weights.ssi_depth, (term[0], {f"teacher_{name}": value for name, value in term[1].items()}))
+        if weights.ssi_depth > 0 and batch.depth is not None:
+            add(weights.ssi_depth, losses.ssi_depth_loss(geometry.depth, batch.depth[:, :n], known))
         if not posed and weights.ray > 0:
             add(weights.ray, losses.ray_loss(geometry, inputs))
         if not posed and weights.camera > 0:
@@ -116,18 +118,18 @@ class Objective:
 
 
 def into_network(network: NetworkConfig, batch: Batch, posed: bool) -> tuple[Cameras, Tensor | None]:
-    """A batch's cameras [B, V] and depth [B, V, H, W] in the frame and unit that the network expects.
+    """A batch's cameras [B, V] and metric depth [B, V, H, W] in the frame and unit that the network expects.
 
     As `splat.reconstruct` does it: networks with a matching cue take the mean baseline as the unit, the published ones
     their own rule. Where no poses are given the unit is the paper's, the mean distance of all points (section 3.3).
     """
-    n = batch.context
+    n, depth = batch.context, batch.depth if batch.metric else None
     if not posed or network.cue is not None:
-        return normalize(batch.cameras, n, "baseline" if posed else "points", batch.depth, batch.valid)
+        return normalize(batch.cameras, n, "baseline" if posed else "points", depth, batch.valid)
     _, unit = normalize_cameras(batch.cameras[:, :n])
     first = batch.cameras.c2w[:, :1]
     cameras = rescale(Cameras(batch.cameras.w2c @ first, batch.cameras.K, batch.cameras.size), 1 / unit)
-    return cameras, None if batch.depth is None else batch.depth / unit[:, None, None, None]
+    return cameras, None if depth is None else depth / unit[:, None, None, None]
 
 
 def draw(network: NetworkConfig, prediction: Prediction, inputs: Cameras, targets: Cameras) -> Tensor:

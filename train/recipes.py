@@ -36,7 +36,7 @@ paper_pose_conditioned = TrainConfig(
     geometry_steps=0,
     scenes_share=1,
     scenes_from=0,
-    data=SceneOptions(sampling="farthest"),
+    data=SceneOptions(sampling="farthest", depth="sparse"),  # COLMAP's points, where a scene has them
     sizes=(PAPER_SIZE,),
     contexts=(12,),
     targets=4,  # ours
@@ -80,7 +80,8 @@ RECIPES = {
     "paper-pose-adaptive": replace(
         paper_pose_conditioned,
         cameras_given="predicted",
-        teacher=None,  # frozen depth needs none
+        data=SceneOptions(sampling="farthest"),
+        teacher=None,  # frozen depth needs none, nor points
         trained="gaussians",
         sizes=(PAPER_SIZE, (252, 252), (336, 504), (504, 336), (504, 504)),
         contexts=tuple(range(2, 19)),

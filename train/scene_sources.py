@@ -50,7 +50,8 @@ class SceneOptions:
     """How samples are drawn from scenes."""
 
     sampling: Sampling = "window"  # views that are neighbours, or far apart as in the paper's benchmark
-    depth: Literal["none", "sparse", "stored"] = "none"  # from the scene's points, or maps beside the photos
+    # From the scene's points, or maps beside the photos; these may be in a unit of their own and feed ssi_depth alone.
+    depth: Literal["none", "sparse", "stored"] = "none"
     augmentation: Augmentation = field(default_factory=Augmentation)
     image_folder: str | None = None  # among images, images_4, images_8 where a scene has several
     allow_benchmark: bool = False  # take scenes of DL3DV's benchmark too, on which no score is then worth anything
@@ -86,8 +87,9 @@ class SceneSource:
         samples = [self._sample((seed, turn, place), shape) for place in range(shape.scenes)]
         images, w2c, K, depth, names = zip(*samples)
         cameras = Cameras(torch.stack(w2c), torch.stack(K), shape.size)
-        depth = None if self.options.depth == "none" else torch.stack(depth)
-        return Batch(torch.stack(images), cameras, depth, None if depth is None else depth > 0, shape.context, names)
+        images, depth = torch.stack(images), None if self.options.depth == "none" else torch.stack(depth)
+        valid, metric = None if depth is None else depth > 0, self.options.depth != "stored"
+        return Batch(images, cameras, depth, valid, shape.context, names, metric)
 
     def _sample(self, seed: tuple[int, ...], shape: Shape) -> tuple[Tensor, Tensor, Tensor, Tensor | None, str]:
         """Images, w2c, K, depth and name of one scene; another scene is drawn when the first one is not fit."""
