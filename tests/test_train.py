@@ -13,7 +13,7 @@ from geometry.backbone import Block
 from geometry.cameras import transform
 from geometry.presets import PRESETS, HeadConfig
 from geometry.scene import SparsePoints, scene_from_tensors
-from geometry.scene_pack import write_pack
+from geometry.scene_pack import PackSettings, write_pack
 from geometry.write_scene import write_scene
 from splat.model import GaussianModel
 from tests.train_run import TINY, Planes, tiny_config, walk
@@ -26,6 +26,7 @@ from train.plan import plan, shares
 from train.recipes import RECIPES
 from train.sources import Shape, sample_seed
 from train.start import add_head, make_model, prepare_blocks, with_gaussian_head
+from train.validate import real_windows
 
 
 @pytest.fixture
@@ -296,3 +297,24 @@ def test_scenes_on_disk_train(tiny_run, tmp_path):
     assert [row["step"] for row in logged] == [1, 2, 3, 4] and all("real/psnr" in row for row in logged)
     with pytest.raises(OSError, match="nothing: no such file or folder"):
         nvs.main(dataclasses.replace(config, out=tmp_path / "other", scenes=(str(tmp_path / "nothing"),)))
+
+
+def test_validation_takes_packs_and_folders_and_says_what_lacks(tmp_path):
+    images = torch.rand(6, 3, 28, 42, generator=torch.Generator().manual_seed(0))
+    scene = scene_from_tensors(images, walk(6), "same")
+    write_scene(scene, tmp_path / "val" / "a" / "same")
+    (tmp_path / "val" / "b").mkdir()
+    write_pack(scene, tmp_path / "val" / "b" / "same.scene", PackSettings(lossless=True))
+    folder, _, pack, _ = real_windows(tmp_path / "val", 3, 2, 42)
+    assert [folder[0], pack[0]] == ["a/same", "b/same"], "each is scored under a name of its own"
+    assert folder[1].equal(pack[1]) and folder[1].shape == (5, 3, 28, 42)
+    meta = tmp_path / "val" / "a" / "same" / "transforms.json"
+    frames = json.loads(meta.read_text())
+    for frame in frames["frames"]:
+        del frame["transform_matrix"]
+    meta.write_text(json.dumps(frames))
+    with pytest.raises(ValueError, match="same: the scene has no poses"):
+        real_windows(tmp_path / "val", 3, 1, 42)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="no scene with cameras here"):
+        real_windows(tmp_path / "empty", 3, 2, 42)

@@ -19,6 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from geometry.presets import NetworkConfig
+from splat.atomic import whole_file
 from splat.checkpoint import config_text
 from splat.model import GaussianModel
 from splat.perceptual import Perceptual
@@ -147,7 +148,7 @@ def find_checkpoint(config: TrainConfig, tells: bool) -> Path | None:
 
 
 def open_sources(config: TrainConfig, device: torch.device, draws: int) -> tuple[Source | None, Source | None]:
-    """Synthetic scenes and the real ones; None for what the run does not use."""
+    """Synthetic scenes, which keep as many as `draws`, and the real ones; None for what the run does not use."""
     synthetic = None
     if config.synthetic:
         synthetic = SyntheticSource(device, textures=config.textures, photos=config.photos, draws=draws)
@@ -164,15 +165,19 @@ def make_objective(config: TrainConfig, network: NetworkConfig, device: torch.de
 
 
 def open_folder(config: TrainConfig, network: NetworkConfig, step: int) -> None:
-    """The run's folder with config.json and network.json; rows of the log that a resumed run will write again go."""
+    """The run's folder with config.json and network.json; rows of the log that a resumed run will write again go.
+
+    Each file is whole at any time: a run that is killed here must resume.
+    """
     config.out.mkdir(parents=True, exist_ok=True)
     path, now = config.out / "config.json", json.loads(json.dumps(asdict(config), default=str))
     if step and path.is_file():
         before = json.loads(path.read_text(encoding="utf-8"))
         for name in (name for name in now if name != "resume" and now[name] != before.get(name)):
             print(f"--{name} was {before.get(name)} and is now {now[name]}", file=sys.stderr)
-    path.write_text(json.dumps(now, indent=1) + "\n", encoding="utf-8")
-    (config.out / "network.json").write_text(config_text(network), encoding="utf-8")
+    for name, text in (("config.json", json.dumps(now, indent=1) + "\n"), ("network.json", config_text(network))):
+        with whole_file(config.out / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
     for log in ("metrics.jsonl", "skipped.jsonl"):
         metrics_log.cut(config.out / log, step)
 

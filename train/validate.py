@@ -119,14 +119,17 @@ def validate_scenes(
 def real_windows(root: Path, context: int, targets: int, size: int) -> list[tuple[str, Tensor, Cameras]]:
     """Two windows a scene.
 
-    Name, images [V, 3, H, W] and cameras, inputs first. Kept, since validation comes back to them.
+    Name, images [V, 3, H, W] and cameras, inputs first. Kept, since validation comes back to them. OSError where there
+    is no such folder, ValueError for one without scenes and for a scene without poses.
     """
     found = []
-    for path in find_scenes(root).values():
-        scene = open_any(path)
+    for name, path in find_scenes(root).items():
+        scene = open_any(path, points=False)
+        if scene.w2c is None:
+            raise ValueError(f"{path}: the scene has no poses, which validation needs")
         for inputs, between in windows(scene.w2c, context, targets, groups=2):
             images, cameras = views(scene, [*inputs, *between], size, multiple=14)
-            found.append((scene.name, images, cameras))
+            found.append((name, images, cameras))
     return found
 
 
