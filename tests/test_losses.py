@@ -1,5 +1,6 @@
 """Training losses: zero where they should be, and moving the right way."""
 
+import pytest
 import torch
 from skimage.metrics import structural_similarity as reference_ssim
 
@@ -7,6 +8,8 @@ from geometry.cameras import Cameras, pixel_rays, unproject
 from geometry.cue import Cue
 from geometry.network import Geometry
 from splat.gaussians import Gaussians
+from splat.perceptual import Perceptual, read_arrays
+from tests.tiny_networks import SHARED
 from train import losses
 
 
@@ -128,6 +131,38 @@ def test_perceptual_loss_is_the_mean_distance():
         lambda a, b: (a - b).abs().mean((1, 2, 3)), torch.zeros(4, 3, 8, 8), torch.ones(1)
     )
     assert distance[0] == 1 and set(distance[1]) == {"lpips"}
+
+
+@pytest.mark.parametrize("net, model", [("alex", "alexnet"), ("vgg", "vgg16")])
+def test_lpips_is_that_of_its_package(net, model, monkeypatch):
+    """The package fills its network from torchvision's whole one; here that one holds our file's convolutions."""
+    weights = SHARED / "weights" / f"lpips_{net}_torch_layout.npz"
+    if not weights.is_file():
+        pytest.skip(f"{weights.name} is not beside the repository (RAYSPLAT_SHARED)")
+    lpips, models = pytest.importorskip("lpips"), pytest.importorskip("torchvision.models")
+    make = getattr(models, model)
+
+    def whole(**_):
+        network = make(weights=None)
+        stored = {name: torch.from_numpy(array).float() for name, array in read_arrays(weights).items()}
+        missing = network.load_state_dict(stored, strict=False).missing_keys
+        assert not [name for name in missing if name.startswith("features.")]
+        return network
+
+    monkeypatch.setattr(lpips.pretrained_networks.tv, model, whole)
+    reference = lpips.LPIPS(net=net, verbose=False).eval()
+    generator = torch.Generator().manual_seed(0)
+    a, b = torch.rand(2, 3, 3, 70, 98, generator=generator)
+    b[0], b[1] = a[0], 0.5 * a[1] + 0.5 * b[1]
+    color = b.clone().requires_grad_(True)
+    value, scalars = losses.perceptual_loss(Perceptual(weights, net), color, a)
+    with torch.no_grad():
+        wanted = reference(2 * b - 1, 2 * a - 1).flatten()
+    assert wanted[0] < 1e-6 < 0.05 < wanted[1] < wanted[2]
+    torch.testing.assert_close(Perceptual(weights, net)(b, a), wanted, atol=1e-4, rtol=0)
+    torch.testing.assert_close(value, wanted.mean(), atol=1e-4, rtol=0)
+    value.backward()
+    assert color.grad.isfinite().all() and color.grad[1:].abs().sum() > 0 and scalars["lpips"].item() == value.item()
 
 
 def sparse(share=0.3, seed=1):
