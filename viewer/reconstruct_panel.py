@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 from geometry.presets import PRESETS
 from viewer.guard import limit_uploads
 from viewer.jobs import Job, Request
@@ -13,8 +11,8 @@ from viewer.uploads import MEGABYTE, MOST_BYTES, MOST_FILES, Inbox
 WEIGHTS = tuple(dict.fromkeys(("nano", *PRESETS)))
 SIZES = ("252", "336", "504")
 _LINES_SHOWN = 4
-# Refused files are told in a notice, but thousands of them not in thousands of notices.
-_SECONDS_BETWEEN_NOTICES = 1.0
+# Refused files are told in a notice each, but thousands of them not in thousands of notices.
+_MOST_NOTICES = 5
 
 # viser's upload button takes one file. This area hands each file that is dropped or chosen to the button's own input.
 _DROP_AREA = """
@@ -39,7 +37,7 @@ def add_reconstruct_panel(session: Session) -> Inbox:
     """Build the panel; returns the tab's uploads, which are to be closed with the tab."""
     gui, action, app = session.client.gui, session.action, session.app
     inbox = Inbox()
-    refused = {"files": 0, "told": 0.0}
+    refused = {"files": 0}
     gui.add_html(_DROP_AREA)
     # One at a time, for browsers in which the area does not work.
     gui.add_upload_button("Add one file", mime_type="image/*,video/*", color="gray")
@@ -63,10 +61,9 @@ def add_reconstruct_panel(session: Session) -> Inbox:
 
     def refuse(reason: str) -> None:
         refused["files"] += 1
-        if time.monotonic() - refused["told"] > _SECONDS_BETWEEN_NOTICES:
-            refused["told"] = time.monotonic()
+        if refused["files"] <= _MOST_NOTICES:
             session.complain(reason)
-            show_uploads()
+        show_uploads()
 
     def remove(_event) -> None:
         inbox.clear()
@@ -78,7 +75,7 @@ def add_reconstruct_panel(session: Session) -> Inbox:
             raise ValueError("choose weights and size from the lists")
         source, count = inbox.source, min(max(int(views.value), 0), 64)
         name = f"reconstruction {app.next_number()}"
-        upload = inbox.release()
+        upload, refused["files"] = inbox.release(), 0
         session.requested.add(name)
         request = Request(source, name, weights.value, count or None, int(size.value), app.job_device)
         app.submit(request, upload)
