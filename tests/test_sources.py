@@ -196,6 +196,16 @@ def test_bad_data_is_skipped_counted_and_named_once(root, capsys, spoil):
     assert again.batch(2, shape).names == batches[2].names, "what was bad before does not steer what is drawn"
 
 
+def test_a_frame_that_the_reader_left_out_is_told_once_and_the_rest_trains(tmp_path, capsys):
+    write_scene(dotted_scene("long", 12), tmp_path / "scenes" / "long")
+    remove_photo(tmp_path / "scenes" / "long")
+    drawn = source(tmp_path / "scenes")
+    batches = [drawn.batch(seed, Shape(2, 8, 3, (28, 42))) for seed in range(3)]
+    assert all(len(batch.names) == 2 for batch in batches) and drawn.bad_draws == 0
+    (told,) = [line for line in capsys.readouterr().err.splitlines() if "0002" in line]
+    assert "1 of 12 frames cannot be used and were left out" in told and list(drawn.faults) == ["long"]
+
+
 def test_too_much_bad_data_stops_the_run(root):
     spoil_photo(root / "1K" / "walk")
     drawn = source(root, max_bad=0.05)

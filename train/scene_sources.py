@@ -1,7 +1,8 @@
 """Scenes with photos and cameras, on disk or in object storage, as a source of training samples.
 
 Scenes are listed at once and opened when they are drawn; of a scene only the views of the sample are read. Bad data is
-skipped and counted, never silently: the first fault of each scene is printed, and too many stop the run.
+skipped and counted, never silently: the first fault of each scene is printed, frames that its reader left out among
+them, and too many bad draws stop the run.
 """
 
 from __future__ import annotations
@@ -120,6 +121,9 @@ class SceneSource:
         scene: Scene = self._opened.get(name, lambda: open_any(path, self.options.image_folder, points))
         if scene.w2c is None:
             raise ValueError(f"{path}: the scene has no poses")
+        for note in scene.notes:
+            if "left out" in note:
+                self._tell(name, f"{path}: {note}")
         return scene
 
     def _load(
@@ -174,11 +178,17 @@ class SceneSource:
         with self._lock:
             self.draws += 1
             self.bad_draws += fault is not None
-            first = fault is not None and name not in self.faults
-            if first:
-                self.faults[name] = fault
             draws, bad = self.draws, self.bad_draws
-        if first:
-            tqdm.write(f"skipped: {fault} ({len(self.faults)} bad scenes so far)", file=sys.stderr)
+        if fault is not None:
+            self._tell(name, f"skipped: {fault}")
         if draws >= ENOUGH and bad > self.options.max_bad * draws:
             raise ValueError(f"{self.root}: {bad} of {draws} draws met bad data, the last: {fault}")
+
+    def _tell(self, name: str, fault: str) -> None:
+        """Print what is wrong with a scene, once for each."""
+        with self._lock:
+            if name in self.faults:
+                return
+            self.faults[name] = fault
+            count = len(self.faults)
+        tqdm.write(f"{fault} ({count} scenes with faults so far)", file=sys.stderr)
