@@ -154,12 +154,12 @@ def test_lpips_is_that_of_its_package(net, model, monkeypatch):
     generator = torch.Generator().manual_seed(0)
     a, b = torch.rand(2, 3, 3, 70, 98, generator=generator)
     b[0], b[1] = a[0], 0.5 * a[1] + 0.5 * b[1]
-    color = b.clone().requires_grad_(True)
-    value, scalars = losses.perceptual_loss(Perceptual(weights, net), color, a)
+    perceptual, color = Perceptual(weights, net), b.clone().requires_grad_(True)
+    value, scalars = losses.perceptual_loss(perceptual, color, a)
     with torch.no_grad():
         wanted = reference(2 * b - 1, 2 * a - 1).flatten()
     assert wanted[0] < 1e-6 < 0.05 < wanted[1] < wanted[2]
-    torch.testing.assert_close(Perceptual(weights, net)(b, a), wanted, atol=1e-4, rtol=0)
+    torch.testing.assert_close(perceptual(b, a), wanted, atol=1e-4, rtol=0)
     torch.testing.assert_close(value, wanted.mean(), atol=1e-4, rtol=0)
     value.backward()
     assert color.grad.isfinite().all() and color.grad[1:].abs().sum() > 0 and scalars["lpips"].item() == value.item()
