@@ -343,6 +343,7 @@ def test_photos_are_dropped_and_reconstructed_beside_another_tab(browser, served
     page.get_by_text("bad.jpg: ").first.wait_for()
     page.get_by_text("1 uploaded: a.png").wait_for()
     page.get_by_text("refused: 2").wait_for()
+    page.get_by_text("Uploading").first.wait_for(state="hidden")  # no notice waits for a transfer that is over
     drop(page, second)
     page.get_by_text("2 uploaded: a.png, b.png").wait_for()
 

@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Literal, Protocol
@@ -184,16 +184,22 @@ def _reconstruct(reconstruct: Reconstructor, request: Request, result: Path, con
     # Cancelled, it removes its temporary files before it goes.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
 
+    r = request
+
+    def for_page(text: str) -> str:
+        # An upload lies in a folder whose name says nothing to anyone.
+        return text.replace(f"{r.source}: ", "").replace(str(r.source), r.name)
+
     def report(line: str) -> None:
         print(line, file=sys.stderr)
-        connection.send(("line", line))
+        connection.send(("line", for_page(line)))
 
-    r = request
     try:
         made = reconstruct(r.source, r.weights, r.views, r.size, r.device, report)
+        made = replace(made, notes=tuple(map(for_page, made.notes)))
         write_exhibit(result, from_reconstruction(r.name, made))
     except (ValueError, OSError, ImportError, MemoryError, RuntimeError) as error:
-        connection.send(("failed", " ".join(str(error).split()) or type(error).__name__))
+        connection.send(("failed", for_page(" ".join(str(error).split())) or type(error).__name__))
     else:
         connection.send(("done", ""))
 

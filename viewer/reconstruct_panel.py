@@ -14,7 +14,8 @@ _LINES_SHOWN = 4
 # Refused files are told in a notice each, but thousands of them not in thousands of notices.
 _MOST_NOTICES = 5
 
-# viser's upload button takes one file. This area hands each file that is dropped or chosen to the button's own input.
+# viser's upload button takes one file and follows one transfer. This area hands it each file that is dropped or chosen,
+# the next when the button is free again; a file so small that the button is never seen busy is given 0.3 s.
 _DROP_AREA = """
 <label style="display:block;margin:0 .8em .6em;padding:1.1em;border:2px dashed #9ab;border-radius:6px;
   text-align:center;font-size:.85em;color:#567;cursor:pointer"
@@ -23,11 +24,19 @@ _DROP_AREA = """
     this.control.dispatchEvent(new Event('change'))">
   Drop photos or a video here, or click to choose
   <input type="file" multiple accept="image/*,video/*" style="display:none" id="raysplat-photos" onchange="
-    const button=[...document.querySelectorAll('input[id^=file_upload_]')].at(-1);
-    for (const file of this.files) {
-      const one=new DataTransfer(); one.items.add(file); button.files=one.files;
-      button.dispatchEvent(new Event('change',{bubbles:true}));
-    }
+    const files=[...this.files], input=[...document.querySelectorAll('input[id^=file_upload_]')].at(-1);
+    const button=document.getElementById(input.id.replace('file_upload_',''));
+    const free=() => new Promise(done => {
+      const look=() => { if (!button.disabled) { watch.disconnect(); done(); } };
+      const watch=new MutationObserver(look);
+      watch.observe(button,{attributeFilter:['disabled']}); setTimeout(look,300);
+    });
+    (async () => {
+      for (const file of files) {
+        const one=new DataTransfer(); one.items.add(file); input.files=one.files;
+        input.dispatchEvent(new Event('change',{bubbles:true})); await free();
+      }
+    })();
     event.stopPropagation(); this.value=''">
 </label>
 """
