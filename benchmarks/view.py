@@ -6,6 +6,9 @@ Frames are those of a tab whose camera moves: the scene is rendered, coded as JP
 from __future__ import annotations
 
 import argparse
+import datetime
+import os
+import platform
 import subprocess
 import sys
 import time
@@ -25,6 +28,8 @@ from viewer.app import render_device
 from viewer.exhibit import Exhibit
 from viewer.look import Look, browser_splats, picture, shown, thin
 from viewer.opening import open_thing
+
+SIDES = (320, 640, 1280)  # long sides of the frames
 
 
 def made_up(count: int) -> Gaussians:
@@ -65,25 +70,38 @@ def frames_a_second(exhibit: Exhibit, long_side: int, frames: int = 12) -> float
     return frames / (time.perf_counter() - began)
 
 
+def cpu_name() -> str:
+    if os.path.exists("/proc/cpuinfo"):
+        with open("/proc/cpuinfo") as file:
+            names = [line.split(":")[1].strip() for line in file if line.startswith("model name")]
+        if names:
+            return names[0]
+    return platform.processor() or platform.machine()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "things", nargs="*", type=Path, help="files or reconstructions; default: 200,000 made-up splats"
     )
     options = parser.parse_args()
+    device = render_device("auto")
+    where = torch.cuda.get_device_name() if device == "cuda" else f"{cpu_name()}, {os.cpu_count()} core(s)"
+    print(f"The viewer, {datetime.date.today()}, {where}; seconds, and frames a second\n")
+    print("| Gaussians | start to first page | splats for a browser | " + " | ".join(f"{s} px" for s in SIDES) + " |")
+    print("|" + "---|" * (3 + len(SIDES)))
     with TemporaryDirectory() as folder:
         things = options.things or [Path(folder) / "made_up.ply"]
         if not options.things:
             write_ply(things[0], made_up(200_000))
         for path in things:
-            exhibit = open_thing(path).to(device := render_device("auto"))
-            print(f"{path.name}: {exhibit.gaussians.count:,} Gaussians, rendered on {device}")
-            print(f"  start to first page   {start_seconds(path):6.2f} s")
-            for side in (320, 640, 1280):
-                print(f"  frames at {side:4} pixels {frames_a_second(exhibit, side):6.1f} a second")
+            exhibit = open_thing(path).to(device)
+            start = start_seconds(path)
             began = time.perf_counter()
             browser_splats(thin(exhibit.gaussians, 500_000), exhibit.cameras.centers[0], exhibit.browser_scale)
-            print(f"  splats for a browser  {time.perf_counter() - began:6.2f} s")
+            splats = time.perf_counter() - began
+            rates = " | ".join(f"{frames_a_second(exhibit, side):.1f}" for side in SIDES)
+            print(f"| {exhibit.gaussians.count:,} | {start:.2f} | {splats:.2f} | {rates} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ from splat.atomic import whole_file
 from splat.finite import finite_rows
 from splat.gaussians import Gaussians
 from splat.reconstruct import Reconstruction
+from splat.video import depth_range
 
 # The typical distance of the scene in the browser's unit; its clipping planes and 16-bit covariances suit that.
 BROWSER_DISTANCE = 4.0
@@ -57,6 +59,11 @@ class Exhibit:
         if self.confidence is None or self.confidence.numel() != self.gaussians.count:
             return None
         return self.confidence.reshape(-1)
+
+    @cached_property
+    def depth_range(self) -> tuple[float, float] | None:
+        """Nearest and farthest depth for colours, None where no depth is known; kept, since it sorts all pixels."""
+        return None if self.depth is None else depth_range(self.depth)
 
     @property
     def up(self) -> Tensor:

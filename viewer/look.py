@@ -81,7 +81,7 @@ def picture(exhibit: Exhibit, gaussians: Gaussians, camera: Cameras, look: Look)
         return np.repeat(_to_uint8(seen.alpha[0])[..., None], 3, axis=2)
     if look.kind == "depth":
         depth = torch.where(seen.alpha[0] > _SEEN, seen.depth[0], 0)
-        near, far = depth_range(depth if exhibit.depth is None else exhibit.depth)
+        near, far = exhibit.depth_range or depth_range(depth)
         return color_depth(depth, near, far)
     return _to_uint8(seen.color[0])
 

@@ -59,7 +59,7 @@ class Session:
         self.inbox: Inbox | None = None
         self._splats: viser.GaussianSplatHandle | None = None
         self._sent: tuple | None = None
-        self._shown: tuple[tuple, Gaussians] | None = None
+        self._shown: dict[str, tuple[Exhibit, tuple, Gaussians]] = {}
         self._sheet_size = (0, 0)
         self._flight = 0
         self._closed = False
@@ -75,7 +75,7 @@ class Session:
         exhibit = self.app.exhibits.get(name)
         if exhibit is None:
             raise ValueError(f"{name} is no longer open")
-        before, self.exhibit, self._shown = self.exhibit, exhibit, None
+        before, self.exhibit = self.exhibit, exhibit
         if self.sheet is not None:
             self.sheet = None
             self.client.scene.set_global_visibility(True)
@@ -149,12 +149,20 @@ class Session:
         """What camera [1] sees with the tab's look, uint8 [H, W, 3]; waits for the render thread."""
         return self.app.worker.call(lambda: picture(self.exhibit, self.gaussians(), camera, self.look))
 
-    def gaussians(self) -> Gaussians:
-        """The Gaussians that the look leaves, kept from one frame to the next; on the render thread."""
-        key = (id(self.exhibit), self.look.opacity, self.look.confidence, self.look.degree)
-        if self._shown is None or self._shown[0] != key:
-            self._shown = key, shown(self.exhibit, self.look)
-        return self._shown[1]
+    def gaussians(self, exhibit: Exhibit | None = None) -> Gaussians:
+        """The Gaussians that the look leaves, of this scene or another, kept from frame to frame; on the render thread.
+
+        To choose them anew would make a GPU wait for the CPU in every frame.
+        """
+        exhibit = exhibit or self.exhibit
+        key = (self.look.opacity, self.look.confidence, self.look.degree)
+        kept = self._shown.get(exhibit.name)
+        if kept is None or kept[0] is not exhibit or kept[1] != key:
+            # The scene shown and the one it is compared with, no more: they may be large.
+            others = {k: v for k, v in self._shown.items() if k in (self.exhibit.name, self.against)}
+            kept = exhibit, key, shown(exhibit, self.look)
+            self._shown = others | {exhibit.name: kept}
+        return kept[2]
 
     def action(self, handler: Callable) -> Callable:
         """A callback for viser that turns errors of use into a notice in the tab."""
@@ -289,7 +297,7 @@ class Session:
         other = self.app.exhibits.get(self.against)
         if other is None:
             return ours
-        return self._combine(ours, picture(other, shown(other, look), camera, look))
+        return self._combine(ours, picture(other, self.gaussians(other), camera, look))
 
     def _combine(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         how: How = self.how
