@@ -78,7 +78,10 @@ def add_path_panel(session: Session) -> None:
         path = state["path"]
         cameras, began = frames(path), time.perf_counter()
         with _Busy(state, preview, video, stop):
-            while not state["stop"] and (i := int((time.perf_counter() - began) * path.fps)) < path.frames:
+            i = 0
+            while not state["stop"] and i < path.frames - 1:
+                # A page that draws slowly skips frames, never the last.
+                i = min(int((time.perf_counter() - began) * path.fps), path.frames - 1)
                 session.fly(cameras[i : i + 1], at_once=True)
                 time.sleep(1 / 30)
 
