@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -15,6 +17,8 @@ from viewer.browser_camera import cameras_from_text, cameras_text
 
 MOST_KEYS = 200
 MOST_FRAMES = 6000
+# Cameras go to the page at this rate at most.
+_PLAYED_FPS = 30
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,18 @@ def frames(path: CameraPath) -> Cameras:
     K = _spline(K.flatten(1), at, path.loop).reshape(-1, 3, 3)
     K[:, [0, 1], [0, 1]] = K[:, [0, 1], [0, 1]].exp()
     return Cameras(invert_rigid(moved).float(), K.float(), path.keys.size)
+
+
+def in_time(
+    count: int, fps: int, now: Callable[[], float] = time.perf_counter, sleep: Callable[[float], None] = time.sleep
+) -> Iterator[int]:
+    """The frames 0 .. count - 1 to show as time passes; who shows them slowly skips some, never the first or last."""
+    began, i = now(), 0
+    yield i
+    while i < count - 1:
+        sleep(1 / _PLAYED_FPS)
+        i = min(int((now() - began) * fps), count - 1)
+        yield i
 
 
 def path_text(path: CameraPath) -> str:

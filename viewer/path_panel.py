@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from geometry.cameras import Cameras, resize
 from geometry.images import fit_size
 from geometry.rotations import quats_from_matrices
 from splat.video import write_mp4
-from viewer.camera_keys import CameraPath, add_key, drop_last_key, frames, path_from_text, path_text
+from viewer.camera_keys import CameraPath, add_key, drop_last_key, frames, in_time, path_from_text, path_text
 from viewer.exhibit import Exhibit
 from viewer.session import Session
 
@@ -76,14 +75,12 @@ def add_path_panel(session: Session) -> None:
 
     def play(_event) -> None:
         path = state["path"]
-        cameras, began = frames(path), time.perf_counter()
+        cameras = frames(path)
         with _Busy(state, preview, video, stop):
-            i = 0
-            while not state["stop"] and i < path.frames - 1:
-                # A page that draws slowly skips frames, never the last.
-                i = min(int((time.perf_counter() - began) * path.fps), path.frames - 1)
+            for i in in_time(path.frames, path.fps):
+                if state["stop"] or client.client_id not in session.app.sessions:
+                    return
                 session.fly(cameras[i : i + 1], at_once=True)
-                time.sleep(1 / 30)
 
     def save_video(_event) -> None:
         cameras = frames(state["path"])
