@@ -1,0 +1,146 @@
+"""Score a checkpoint on procedural scenes, whose depth and cameras are exact: `python eval_nvs/procedural.py`.
+
+Every scene is one that no training run has seen (`geometry/synthetic`, seeds of its own), with the light, the lenses
+and the paths of the training scenes. With poses: the depth of the inputs and the pictures of targets between them.
+Without: the angles between predicted and true orientations. This is a table of nano's model card.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import tyro
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from geometry.cameras import Cameras
+from geometry.synthetic import SyntheticConfig, make_atlas, sample_batch
+from splat.atomic import whole_file
+from splat.metrics import psnr
+from splat.model import GaussianModel
+from splat.predict import predict
+from splat.render import render
+
+SEED = 1 << 40  # of the first scene; training draws 63-bit seeds at random
+NAMES = {
+    "abs_rel": "depth AbsRel",
+    "delta": "depth delta 1.25",
+    "psnr": "PSNR of targets, dB",
+    "copy_psnr": "PSNR of the nearest input, dB",
+    "rotation": "median rotation error of own poses, degrees",
+}
+
+
+@dataclass(frozen=True)
+class Args:
+    weights: str = "nano"  # preset, folder, file or hub id
+    scenes: int = 32  # how many
+    size: int = 252  # side of the images, px, a multiple of 14
+    context: int = 4  # input views of a scene
+    targets: int = 2  # target views of a scene
+    textures: int = 256  # size of the texture atlas; all are made up, none comes from a photo
+    device: str = "cuda" if torch.cuda.is_available() else "cpu"  # where scenes, network and renderer run
+    out: Path | None = None  # folder for results.json, table.md and a PNG per scene
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One scene: inputs first."""
+
+    images: Tensor  # [V, 3, H, W] in [0, 1]
+    cameras: Cameras  # [V]
+    depth: Tensor  # [V, H, W] z-depth
+    valid: Tensor  # [V, H, W] bool: a surface is seen
+
+
+def draw(args: Args, number: int, atlas: Tensor) -> Sample:
+    """Scene `number`, always the same on the same kind of device."""
+    config = SyntheticConfig(targets=args.targets)
+    size, views = (args.size, args.size), args.context + args.targets
+    made = sample_batch(SEED + number, 1, views, size, atlas, args.device, config)
+    return Sample(made.images[0], made.cameras[0], made.depth[0], made.valid[0])
+
+
+def score(model: GaussianModel, sample: Sample, context: int) -> tuple[dict[str, float], Tensor]:
+    """The scene's figures by NAMES, and a row of pictures [N, 3, H, W].
+
+    The row: inputs, a target, its render, the first input's true and predicted inverse depth.
+    """
+    images, cameras = sample.images[:context], sample.cameras[:context]
+    posed = predict(images, cameras, model, ("depth", "gaussians"))
+    unposed = predict(images, None, model, ("cameras",))
+    color = render(posed.gaussians, sample.cameras[context:]).color.clamp(0, 1).movedim(-1, -3)
+    targets = sample.images[context:]
+    nearest = torch.cdist(sample.cameras.centers[context:], cameras.centers).argmin(1)
+    known = sample.valid[:context]
+    ratio = (posed.depth / sample.depth[:context].clamp_min(1e-6))[known]
+    values = {
+        "abs_rel": (ratio - 1).abs().mean(),
+        "delta": (torch.maximum(ratio, 1 / ratio) < 1.25).float().mean(),
+        "psnr": np.mean([psnr(a, b) for a, b in zip(color, targets, strict=True)]),
+        "copy_psnr": np.mean([psnr(a, b) for a, b in zip(images[nearest], targets, strict=True)]),
+        "rotation": rotation_error(unposed.cameras, cameras),
+    }
+    scale = 0.4 * sample.depth[0][known[0]].median()
+    inverse = [scale / depth.clamp_min(1e-6) for depth in (sample.depth[0], posed.depth[0])]
+    inverse[0] = inverse[0] * known[0]
+    shades = torch.stack(inverse).clamp(0, 1)[:, None].expand(-1, 3, -1, -1)
+    row = torch.cat([images, targets[:1], color[:1], shades])
+    return {name: float(value) for name, value in values.items()}, row.cpu()
+
+
+def rotation_error(predicted: Cameras, true: Cameras) -> Tensor:
+    """Median over pairs of views [V] of the angle between predicted and true relative rotation, degrees."""
+
+    def relative(cameras: Cameras) -> Tensor:
+        R = cameras.w2c[:, :3, :3].double()
+        i, j = torch.triu_indices(len(R), len(R), 1, device=R.device)
+        return R[i] @ R[j].mT
+
+    cosine = ((relative(predicted) * relative(true)).sum((-1, -2)) - 1) / 2
+    return torch.rad2deg(torch.acos(cosine.clamp(-1, 1))).median()
+
+
+def table(rows: list[dict[str, float]]) -> str:
+    """Markdown: each figure as a mean over scenes, rotations as a median."""
+    lines = [f"| {len(rows)} procedural scenes | |", "|---|---|"]
+    for key, name in NAMES.items():
+        values = [row[key] for row in rows]
+        value = np.median(values) if key == "rotation" else np.mean(values)
+        lines.append(f"| {name} | {value:.3f} |" if value < 1 else f"| {name} | {value:.2f} |")
+    return "\n".join(lines)
+
+
+def main(args: Args) -> None:
+    if args.size % 14 or args.size < 28:
+        raise ValueError(f"--size must be a multiple of 14 from 28 on, got {args.size}")
+    if min(args.scenes, args.targets) < 1 or args.context < 2:
+        raise ValueError("--scenes and --targets must be 1 or more, --context 2 or more")
+    model = GaussianModel.from_pretrained(args.weights).to(args.device)
+    atlas = make_atlas(SEED, args.textures, device=args.device)
+    rows = []
+    for number in tqdm(range(args.scenes), unit="scene"):
+        values, pictures = score(model, draw(args, number, atlas), args.context)
+        rows.append(values)
+        if args.out is not None:
+            args.out.mkdir(parents=True, exist_ok=True)
+            strip = (pictures.clamp(0, 1) * 255).round().byte().permute(2, 0, 3, 1).flatten(1, 2)
+            Image.fromarray(strip.numpy()).save(args.out / f"{number:03d}.png")
+    print(table(rows))
+    if args.out is not None:
+        result = {"weights": args.weights, "size": args.size, "context": args.context, "scenes": rows}
+        for name, text in (("table.md", table(rows) + "\n"), ("results.json", json.dumps(result, indent=1))):
+            with whole_file(args.out / name) as temporary:
+                temporary.write_text(text)
+
+
+if __name__ == "__main__":
+    try:
+        main(tyro.cli(Args))
+    except (ValueError, OSError, ImportError, MemoryError) as error:
+        raise SystemExit(f"eval_nvs/procedural.py: error: {error}") from error

@@ -1,0 +1,80 @@
+"""Scores on procedural scenes: what they measure, and a whole run with a tiny network."""
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from eval_nvs import procedural
+from geometry.cameras import transform
+from geometry.synthetic import make_atlas
+from splat.model import GaussianModel
+from splat.predict import Prediction
+from tests.test_train import TINY
+
+ARGS = procedural.Args(scenes=1, size=28, context=2, targets=1, textures=16, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def atlas():
+    return make_atlas(procedural.SEED, 16, device="cpu")
+
+
+def turn(degrees: float) -> torch.Tensor:
+    a = math.radians(degrees)
+    return torch.tensor([[math.cos(a), -math.sin(a), 0], [math.sin(a), math.cos(a), 0], [0, 0, 1.0]])
+
+
+def test_scenes_are_the_same_each_time_and_differ_from_each_other(atlas):
+    a, b, c = (procedural.draw(ARGS, number, atlas) for number in (0, 0, 1))
+    assert torch.equal(a.images, b.images) and not torch.equal(a.images, c.images)
+    assert a.images.shape == (3, 3, 28, 28) and bool((a.depth[a.valid] > 0).all())
+
+
+def test_rotation_error_is_that_between_views(atlas):
+    cameras = procedural.draw(replace(ARGS, context=4), 0, atlas).cameras[:4]
+    moved = transform(cameras, turn(70), torch.zeros(3))
+    assert float(procedural.rotation_error(moved, cameras)) < 0.1  # the world may be turned
+    wrong = cameras.w2c.clone()
+    wrong[0, :3] = turn(12) @ wrong[0, :3]
+    off = procedural.rotation_error(replace(cameras, w2c=wrong)[:2], cameras[:2])
+    assert float(off) == pytest.approx(12, abs=0.1)
+
+
+def test_depth_is_scored_against_the_truth(atlas, monkeypatch):
+    """Depth that is right scores in full; 1.4 times too far it is 0.4 off, and beyond 1.25."""
+    sample = procedural.draw(ARGS, 0, atlas)
+    torch.manual_seed(0)
+    model = GaussianModel(TINY).eval()
+    honest = procedural.predict
+
+    def with_depth(depth):
+        def answer(images, cameras, model, outputs):
+            found = honest(images, cameras, model, outputs)
+            if cameras is None:
+                return Prediction(cameras=sample.cameras[:2])
+            return replace(found, depth=depth)
+
+        return answer
+
+    monkeypatch.setattr(procedural, "predict", with_depth(sample.depth[:2]))
+    values, row = procedural.score(model, sample, 2)
+    assert values["abs_rel"] == 0 and values["delta"] == 1 and values["rotation"] < 0.1
+    assert row.shape == (2 + 4, 3, 28, 28)
+    monkeypatch.setattr(procedural, "predict", with_depth(1.4 * sample.depth[:2]))
+    values, _ = procedural.score(model, sample, 2)
+    assert values["abs_rel"] == pytest.approx(0.4, abs=1e-3) and values["delta"] == 0
+
+
+def test_a_whole_run(tmp_path, capsys):
+    torch.manual_seed(0)
+    GaussianModel(TINY).save_pretrained(tmp_path / "weights")
+    procedural.main(replace(ARGS, scenes=2, weights=str(tmp_path / "weights"), out=tmp_path / "out"))
+    assert "| 2 procedural scenes |" in capsys.readouterr().out
+    result = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert len(result["scenes"]) == 2 and set(result["scenes"][0]) == set(procedural.NAMES)
+    assert sorted(p.name for p in (tmp_path / "out").glob("*.png")) == ["000.png", "001.png"]
+    with pytest.raises(ValueError, match="multiple of 14"):
+        procedural.main(replace(ARGS, size=30))
