@@ -39,15 +39,16 @@ def decode_photo(content: bytes, size: tuple[int, int], what: str, least: tuple[
     halves = 1
     if least is not None and content.startswith(JPEG):
         halves = next(f for f in (8, 4, 2, 1) if f == 1 or all(s % f == 0 and s >= f * m for s, m in zip(size, least)))
-    reduced = {1: cv2.IMREAD_COLOR, 2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4}
-    flags = reduced.get(halves, cv2.IMREAD_REDUCED_COLOR_8) | cv2.IMREAD_IGNORE_ORIENTATION
+    # The names of reduced sizes say grey; with the flag for RGB they give that.
+    reduced = {2: cv2.IMREAD_REDUCED_GRAYSCALE_2, 4: cv2.IMREAD_REDUCED_GRAYSCALE_4, 8: cv2.IMREAD_REDUCED_GRAYSCALE_8}
+    flags = cv2.IMREAD_COLOR_RGB | reduced.get(halves, 0) | cv2.IMREAD_IGNORE_ORIENTATION
     try:
         picture = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
     except cv2.error as error:
         raise ValueError(f"{what}: the photo cannot be decoded ({error.err})") from error
     if picture is None or picture.shape != (size[0] // halves, size[1] // halves, 3):
         raise ValueError(f"{what}: the photo cannot be decoded")
-    return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB, dst=picture)
+    return picture
 
 
 def same_picture(content: bytes, picture: np.ndarray, lossless: bool) -> bool:

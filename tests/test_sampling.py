@@ -8,7 +8,7 @@ from geometry.cameras import Cameras, project
 from geometry.view_selection import pose_distance
 from tests.synthetic_photos import arc, dot, dot_position, pinhole
 from train import sampling
-from train.augment import Augmentation, draw, mirror, place, resample, tint, tone_table
+from train.augment import Augmentation, draw, look_up, mirror, place, resample, tint, tone_table
 from train.sampling import farthest, sample_views, window
 
 NOTHING = Augmentation(mirror=0, gamma=1, gain=0)
@@ -99,11 +99,22 @@ def test_without_augmentation_the_whole_centre_is_seen():
     for seed in range(3):
         drawn = draw(NOTHING, np.random.default_rng(seed))
         assert not drawn.mirrored and drawn.zoom == 1 and drawn.gamma == 1
-        placed = place((270, 480), (266, 476), drawn)
-        assert (placed.new, placed.top, placed.left) == ((268, 476), 1, 0)
-        assert place((270, 480), (270, 480), drawn).new == (270, 480)
-        picture = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), dtype=np.uint8)
-        np.testing.assert_allclose(tint(picture, tone_table(drawn)), picture / 255, atol=1e-7)
+        placed = place((270, 480), (252, 448), drawn)
+        assert (placed.new, placed.top, placed.left) == ((252, 448), 0, 0)
+        picture = np.random.default_rng(seed).integers(0, 256, (1, 1, 4, 5, 3), dtype=np.uint8)
+        images = tint(torch.from_numpy(picture), tone_table(drawn)[None])
+        np.testing.assert_allclose(images.movedim(-3, -1), picture / 255, atol=1e-7)
+
+
+@pytest.mark.parametrize("halved", [1, 2, 4, 8])
+def test_a_window_is_cut_as_it_is_from_what_a_jpeg_decodes_to(halved):
+    drawn = draw(NOTHING, np.random.default_rng(0))
+    placed = place((270 * halved, 480 * halved), (266, 476), drawn)
+    assert (placed.new, placed.top, placed.left) == ((270, 480), 2, 2)
+    assert place((270 * halved, 480 * halved), (270, 480), drawn).new == (270, 480)
+    # No more than that: a border of a twentieth is worth resampling for, and halves must come out even.
+    assert place((285 * halved, 507 * halved), (266, 476), drawn).new == (268, 476)
+    assert place((541, 961), (270, 480), drawn).new == (270, 480)
 
 
 def test_the_window_never_leaves_the_photo():
@@ -117,15 +128,17 @@ def test_the_window_never_leaves_the_photo():
         assert placed.depth(np.ones((7, 5))).shape == size
 
 
-def test_tints_stay_within_their_bounds():
-    picture = np.array([[[0, 128, 255], [128, 0, 128]]], np.uint8)
-    for seed in range(20):
-        drawn = draw(Augmentation(), np.random.default_rng(seed))
-        assert 0.8 <= drawn.gamma <= 1.25 and all(0.85 <= g <= 1.15 for g in drawn.gain)
-        tinted = tint(picture, tone_table(drawn))
-        assert tinted.dtype == np.float32 and tinted.shape == picture.shape
-        expected = ((picture / 255) ** drawn.gamma * drawn.gain).clip(0, 1)
-        np.testing.assert_allclose(tinted, expected, atol=1e-6)
+def test_tints_stay_within_their_bounds_scene_by_scene_on_any_device():
+    pictures = np.random.default_rng(0).integers(0, 256, (20, 2, 4, 5, 3), dtype=np.uint8)
+    drawn = [draw(Augmentation(), np.random.default_rng(seed)) for seed in range(20)]
+    tables = np.stack([tone_table(each) for each in drawn])
+    images = tint(torch.from_numpy(pictures), tables)
+    assert images.dtype == torch.float32 and images.shape == (20, 2, 3, 4, 5)
+    assert images.movedim(-3, -1).equal(look_up(torch.from_numpy(pictures), torch.from_numpy(tables)))
+    for each, picture, image in zip(drawn, pictures, images):
+        assert 0.8 <= each.gamma <= 1.25 and all(0.85 <= g <= 1.15 for g in each.gain)
+        expected = ((picture / 255) ** each.gamma * each.gain).clip(0, 1)
+        np.testing.assert_allclose(image.movedim(-3, -1), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("wrong", [{"mirror": 2}, {"zoom": 0.5}, {"gamma": 0.5}, {"shift": -1}, {"gain": 1}])

@@ -196,6 +196,29 @@ def test_bad_data_is_skipped_counted_and_named_once(root, capsys, spoil):
     assert again.batch(2, shape).names == batches[2].names, "what was bad before does not steer what is drawn"
 
 
+def test_a_bad_sample_writes_nothing_into_the_one_that_takes_its_place(root, monkeypatch):
+    """One photo breaks at once while the others of its scene are still being decoded."""
+    slow = source(root, max_bad=1.0)
+    photo = slow._photo
+
+    def read(scene, i, placed):
+        if scene.name != "walk":
+            return photo(scene, i, placed)
+        if i % 2:
+            raise OSError("cut off")
+        time.sleep(0.05)
+        return np.zeros_like(photo(scene, i, placed))
+
+    monkeypatch.setattr(slow, "_photo", read)
+    made = [slow.batch(seed, SHAPE) for seed in range(4)]
+    assert slow.bad_draws > 0
+    time.sleep(0.2)
+    remove_photo(root / "1K" / "walk")
+    (root / "1K" / "walk" / "transforms.json").write_text("{")
+    same = [source(root, max_bad=1.0).batch(seed, SHAPE) for seed in range(4)]
+    assert all(a.names == b.names and a.images.equal(b.images) for a, b in zip(made, same))
+
+
 def test_a_frame_that_the_reader_left_out_is_told_once_and_the_rest_trains(tmp_path, capsys):
     write_scene(dotted_scene("long", 12), tmp_path / "scenes" / "long")
     remove_photo(tmp_path / "scenes" / "long")

@@ -1,6 +1,7 @@
 """Changes to the photos of a scene, the same for all its views, with cameras and depth moved along.
 
-Photos are uint8 [H, W, 3] until they are a batch; sizes are (height, width); K is in pixels.
+Photos are uint8 [H, W, 3] until they are a batch on the training device, which tints them: so a GPU gets a quarter of
+the bytes and leaves the CPU to decode. Sizes are (height, width); K is in pixels.
 """
 
 from __future__ import annotations
@@ -9,9 +10,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from geometry.cameras import Cameras
 from geometry.images import center_window, cover_size, resize_array
+
+NEAR_ENOUGH = 1.02  # how much larger a photo may be than what is needed, to be taken as it is
 
 
 @dataclass(frozen=True)
@@ -82,11 +86,22 @@ def draw(augmentation: Augmentation, rng: np.random.Generator) -> Drawn:
 
 
 def place(old: tuple[int, int], size: tuple[int, int], drawn: Drawn) -> Placement:
-    """Where the picture of `size` lies in a photo of size `old`."""
+    """Where the picture of `size` lies in a photo of size `old`.
+
+    A photo that is hardly larger than needed is not resampled, nor one whose half, quarter or eighth is, at which a
+    JPEG decodes: the window is cut from that. So the picture is sharper, and made in half the time.
+    """
     new = cover_size(old, tuple(int(np.ceil(side * drawn.zoom)) for side in size))
+    for halved in (1, 2, 4, 8):
+        reduced = (old[0] // halved, old[1] // halved)
+        divides = reduced[0] * halved == old[0] and reduced[1] * halved == old[1]
+        if divides and all(n <= r <= NEAR_ENOUGH * n for n, r in zip(new, reduced)):
+            new = reduced
+            break
     corner = []
-    for middle, room, shift in zip(center_window(new, size), np.subtract(new, size), drawn.shift):
-        corner.append(int(np.clip(round(middle + shift * room / 2), 0, room)))
+    for middle, whole, side, shift in zip(center_window(new, size), new, size, drawn.shift):
+        room = whole - side
+        corner.append(min(max(round(middle + shift * room / 2), 0), room))
     return Placement(tuple(old), new, *corner, tuple(size))
 
 
@@ -94,17 +109,42 @@ def resample(photo: np.ndarray, placement: Placement) -> np.ndarray:
     return resize_array(photo, placement.new)
 
 
-def tone_table(drawn: Drawn) -> np.ndarray:
-    """[1, 256, 3] float32: what each byte of a colour channel becomes under the scene's gamma and gain, in [0, 1]."""
-    value = np.linspace(0, 1, 256)[:, None] ** drawn.gamma
-    return (value * drawn.gain).clip(0, 1).astype(np.float32)[None]
-
-
-def tint(picture: np.ndarray, table: np.ndarray) -> np.ndarray:
-    """uint8 [H, W, 3] to float32 through a `tone_table`: on a CPU nine times as fast as to compute it per pixel."""
+def cut(photo: np.ndarray, placement: Placement, mirrored: bool) -> np.ndarray:
+    """The window [H, W, 3] of a resampled photo, mirrored or as it is."""
     import cv2
 
-    return cv2.LUT(picture, table)
+    window = placement.photo(photo)
+    return cv2.flip(window, 1) if mirrored else window
+
+
+def tone_table(drawn: Drawn) -> np.ndarray:
+    """[256, 3] float32: what each byte of a colour channel becomes under the scene's gamma and gain, in [0, 1]."""
+    value = np.linspace(0, 1, 256)[:, None] ** drawn.gamma
+    return (value * drawn.gain).clip(0, 1).astype(np.float32)
+
+
+def tint(pictures: Tensor, tables: np.ndarray) -> Tensor:
+    """uint8 [B, V, H, W, 3] to float32 [B, V, 3, H, W] on the same device, each scene through its `tone_table`.
+
+    A look-up is nine times as fast on a CPU as to compute every pixel. The result is stored with the channels last.
+    """
+    if pictures.device.type == "cpu":
+        import cv2
+
+        toned = np.empty(pictures.shape, np.float32)
+        for scene, table, made in zip(pictures.numpy(), tables, toned):
+            rows = (-1, *scene.shape[-2:])
+            cv2.LUT(scene.reshape(rows), table[None], dst=made.reshape(rows))
+        images = torch.from_numpy(toned)
+    else:
+        images = look_up(pictures, torch.from_numpy(tables).to(pictures.device))
+    return images.movedim(-1, -3)
+
+
+def look_up(pictures: Tensor, tables: Tensor) -> Tensor:
+    """What `tint` does, on any device: uint8 [B, V, H, W, 3] through tables [B, 256, 3], to [B, V, H, W, 3]."""
+    scene = torch.arange(len(tables), device=tables.device).view(-1, 1, 1, 1, 1)
+    return tables[scene, pictures.long(), torch.arange(3, device=tables.device)]
 
 
 def mirror(cameras: Cameras) -> Cameras:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
@@ -27,7 +27,7 @@ from geometry.scene import Scene
 from geometry.scene_depth import depth_file, parse_depth, sparse_depth
 from geometry.scene_pack import PackedPhotos
 from geometry.scene_roots import find_scenes, open_any
-from train.augment import Augmentation, Drawn, Placement, draw, mirror, place, resample, tint, tone_table
+from train.augment import Augmentation, Drawn, Placement, cut, draw, mirror, place, resample, tint, tone_table
 from train.batch import Batch, Shape
 from train.cache import Cache
 from train.sampling import Sampling, sample_views
@@ -85,15 +85,20 @@ class SceneSource:
 
     def batch(self, seed: int, shape: Shape, turn: int = 0) -> Batch:
         """A batch of `shape`. Raises ValueError when too many draws meet bad data, or none a scene that is fit."""
-        samples = [self._sample((seed, turn, place), shape) for place in range(shape.scenes)]
-        images, w2c, K, depth, names = zip(*samples)
-        cameras = Cameras(torch.stack(w2c), torch.stack(K), shape.size)
-        images, depth = torch.stack(images), None if self.options.depth == "none" else torch.stack(depth)
+        count = shape.context + shape.targets
+        pictures = np.empty((shape.scenes, count, *shape.size, 3), np.uint8)
+        samples = [self._sample((seed, turn, i), shape, pictures[i]) for i in range(shape.scenes)]
+        w2c, K, depth, tables, names = zip(*samples)
+        images = tint(torch.from_numpy(pictures).to(self.device), np.stack(tables))
+        cameras = Cameras(torch.stack(w2c), torch.stack(K), shape.size).to(self.device)
+        depth = None if self.options.depth == "none" else torch.from_numpy(np.stack(depth)).to(self.device)
         valid, metric = None if depth is None else depth > 0, self.options.depth != "stored"
         return Batch(images, cameras, depth, valid, shape.context, names, metric)
 
-    def _sample(self, seed: tuple[int, ...], shape: Shape) -> tuple[Tensor, Tensor, Tensor, Tensor | None, str]:
-        """Images, w2c, K, depth and name of one scene; another scene is drawn when the first one is not fit."""
+    def _sample(
+        self, seed: tuple[int, ...], shape: Shape, pictures: np.ndarray
+    ) -> tuple[Tensor, Tensor, np.ndarray | None, np.ndarray, str]:
+        """Fill `pictures`; w2c, K, depth, tones and name of the scene drawn, or of another if that one is not fit."""
         reason = ""
         for attempt in range(TRIES):
             rng = np.random.default_rng([*seed, attempt])
@@ -104,7 +109,8 @@ class SceneSource:
                     reason = f"{name} has {len(scene)} views, {shape.context} + {shape.targets} are needed"
                     continue
                 views = sample_views(scene.w2c, shape.context, shape.targets, self.options.sampling, rng)
-                sample = self._load(scene, views, shape.size, draw(self.options.augmentation, rng))
+                drawn = draw(self.options.augmentation, rng)
+                sample = self._load(scene, views, shape.size, drawn, pictures)
             except (ValueError, OSError) as error:
                 reason = " ".join(str(error).split())
                 self._count(name, reason)
@@ -112,7 +118,7 @@ class SceneSource:
             self._count(name)
             if not self.options.allow_benchmark:
                 refuse_benchmark([scene.name], self.scenes[name])  # it may lie under another name
-            return *sample, f"{name}/{','.join(map(str, views))}"
+            return *sample, tone_table(drawn), f"{name}/{','.join(map(str, views))}"
         raise ValueError(f"{self.root}: {TRIES} scenes in a row could not be used, the last because: {reason}")
 
     def _open(self, name: str) -> Scene:
@@ -127,28 +133,34 @@ class SceneSource:
         return scene
 
     def _load(
-        self, scene: Scene, views: list[int], size: tuple[int, int], drawn: Drawn
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        placements, table = [place(scene.sizes[i], size, drawn) for i in views], tone_table(drawn)
+        self, scene: Scene, views: list[int], size: tuple[int, int], drawn: Drawn, pictures: np.ndarray
+    ) -> tuple[Tensor, Tensor, np.ndarray | None]:
+        """Fill `pictures` [V, H, W, 3] with the `views`; their w2c, K and known depth [V, H, W]."""
+        placed = {old: place(old, size, drawn) for old in {scene.sizes[i] for i in views}}
+        placements = [placed[scene.sizes[i]] for i in views]
 
-        def picture(i: int, placed: Placement) -> np.ndarray:
-            return tint(placed.photo(self._photo(scene, i, placed)), table)
+        def fill(some: range) -> None:
+            for v in some:
+                photo = self._photo(scene, views[v], placements[v])
+                np.copyto(pictures[v], cut(photo, placements[v], drawn.mirrored))
 
-        pictures = list(self._pool.map(picture, views, placements))
-        images = torch.from_numpy(np.stack(pictures)).to(self.device).permute(0, 3, 1, 2)
+        threads = self.options.decoders
+        jobs = [self._pool.submit(fill, range(first, len(views), threads)) for first in range(threads)]
+        wait(jobs)  # none may still write when another scene is tried in place of a bad one
+        for job in jobs:
+            job.result()
         w2c = scene.w2c[views]
         # The frame is free, and map coordinates would not survive float32: the first camera becomes the origin.
         origin = -w2c[0, :3, :3].T @ w2c[0, :3, 3]
         w2c = np.concatenate([w2c[..., :3], w2c @ np.append(origin, 1)[:, None]], -1)
-        K = np.stack([placed.K(scene.K[i]) for i, placed in zip(views, placements)])
+        K = np.stack([placement.K(scene.K[i]) for i, placement in zip(views, placements)])
         depth = None
         if self.options.depth != "none":
-            known = [self._depth(scene, i, placed, K[n]) for n, (i, placed) in enumerate(zip(views, placements))]
-            depth = torch.from_numpy(np.stack(known)).to(self.device)
-        cameras = Cameras(torch.from_numpy(w2c).float(), torch.from_numpy(K).float(), size).to(self.device)
+            depth = np.stack([self._depth(scene, *each) for each in zip(views, placements, K)])
+        cameras = Cameras(torch.from_numpy(w2c).float(), torch.from_numpy(K).float(), size)
         if drawn.mirrored:
-            images, cameras, depth = images.flip(-1), mirror(cameras), None if depth is None else depth.flip(-1)
-        return images, cameras.w2c, cameras.K, depth
+            cameras, depth = mirror(cameras), None if depth is None else depth[..., ::-1]
+        return cameras.w2c, cameras.K, depth
 
     def _photo(self, scene: Scene, i: int, placed: Placement) -> np.ndarray:
         """A photo at the size that `placed` cuts its window from."""
