@@ -8,7 +8,7 @@ from geometry.cameras import Cameras, project
 from geometry.view_selection import pose_distance
 from tests.synthetic_photos import arc, dot, dot_position, pinhole
 from train import sampling
-from train.augment import Augmentation, draw, look_up, mirror, place, resample, tint, tone_table
+from train.augment import Augmentation, develop, draw, look_up, mirror, place, resample, tone_table
 from train.sampling import farthest, sample_views, window
 
 NOTHING = Augmentation(mirror=0, gamma=1, gain=0)
@@ -102,7 +102,7 @@ def test_without_augmentation_the_whole_centre_is_seen():
         placed = place((270, 480), (252, 448), drawn)
         assert (placed.new, placed.top, placed.left) == ((252, 448), 0, 0)
         picture = np.random.default_rng(seed).integers(0, 256, (1, 1, 4, 5, 3), dtype=np.uint8)
-        images = tint(torch.from_numpy(picture), tone_table(drawn)[None])
+        images = develop(torch.from_numpy(picture), [drawn])
         np.testing.assert_allclose(images.movedim(-3, -1), picture / 255, atol=1e-7)
 
 
@@ -128,16 +128,19 @@ def test_the_window_never_leaves_the_photo():
         assert placed.depth(np.ones((7, 5))).shape == size
 
 
-def test_tints_stay_within_their_bounds_scene_by_scene_on_any_device():
+def test_pictures_are_developed_scene_by_scene_alike_on_any_device():
     pictures = np.random.default_rng(0).integers(0, 256, (20, 2, 4, 5, 3), dtype=np.uint8)
     drawn = [draw(Augmentation(), np.random.default_rng(seed)) for seed in range(20)]
-    tables = np.stack([tone_table(each) for each in drawn])
-    images = tint(torch.from_numpy(pictures), tables)
+    images = develop(torch.from_numpy(pictures), drawn)
     assert images.dtype == torch.float32 and images.shape == (20, 2, 3, 4, 5)
-    assert images.movedim(-3, -1).equal(look_up(torch.from_numpy(pictures), torch.from_numpy(tables)))
+    tables = torch.from_numpy(np.stack([tone_table(each) for each in drawn]))
+    mirrored = torch.tensor([each.mirrored for each in drawn])
+    assert 0 < mirrored.sum() < 20
+    assert images.movedim(-3, -1).equal(look_up(torch.from_numpy(pictures), tables, mirrored))
     for each, picture, image in zip(drawn, pictures, images):
         assert 0.8 <= each.gamma <= 1.25 and all(0.85 <= g <= 1.15 for g in each.gain)
         expected = ((picture / 255) ** each.gamma * each.gain).clip(0, 1)
+        expected = expected[:, :, ::-1] if each.mirrored else expected
         np.testing.assert_allclose(image.movedim(-3, -1), expected, atol=1e-6)
 
 

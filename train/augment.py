@@ -1,11 +1,12 @@
 """Changes to the photos of a scene, the same for all its views, with cameras and depth moved along.
 
-Photos are uint8 [H, W, 3] until they are a batch on the training device, which tints them: so a GPU gets a quarter of
-the bytes and leaves the CPU to decode. Sizes are (height, width); K is in pixels.
+Photos are uint8 [H, W, 3] until they are a batch on the training device, which develops them: a GPU gets a quarter of
+the bytes so, and the CPU decodes and nothing else. Sizes are (height, width); K is in pixels.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -109,40 +110,40 @@ def resample(photo: np.ndarray, placement: Placement) -> np.ndarray:
     return resize_array(photo, placement.new)
 
 
-def cut(photo: np.ndarray, placement: Placement, mirrored: bool) -> np.ndarray:
-    """The window [H, W, 3] of a resampled photo, mirrored or as it is."""
-    import cv2
-
-    window = placement.photo(photo)
-    return cv2.flip(window, 1) if mirrored else window
-
-
 def tone_table(drawn: Drawn) -> np.ndarray:
     """[256, 3] float32: what each byte of a colour channel becomes under the scene's gamma and gain, in [0, 1]."""
     value = np.linspace(0, 1, 256)[:, None] ** drawn.gamma
     return (value * drawn.gain).clip(0, 1).astype(np.float32)
 
 
-def tint(pictures: Tensor, tables: np.ndarray) -> Tensor:
-    """uint8 [B, V, H, W, 3] to float32 [B, V, 3, H, W] on the same device, each scene through its `tone_table`.
+def develop(pictures: Tensor, drawn: Sequence[Drawn]) -> Tensor:
+    """uint8 [B, V, H, W, 3] to float32 [B, V, 3, H, W] on the same device: each scene's tones, and mirrored if it is.
 
-    A look-up is nine times as fast on a CPU as to compute every pixel. The result is stored with the channels last.
+    On a CPU a look-up is nine times as fast as to compute every pixel. The result lies with the channels last.
     """
+    tables = np.stack([tone_table(each) for each in drawn])
     if pictures.device.type == "cpu":
-        import cv2
-
-        toned = np.empty(pictures.shape, np.float32)
-        for scene, table, made in zip(pictures.numpy(), tables, toned):
-            rows = (-1, *scene.shape[-2:])
-            cv2.LUT(scene.reshape(rows), table[None], dst=made.reshape(rows))
-        images = torch.from_numpy(toned)
+        images = torch.from_numpy(_develop_on_cpu(pictures.numpy(), tables, drawn))
     else:
-        images = look_up(pictures, torch.from_numpy(tables).to(pictures.device))
+        mirrored = torch.tensor([each.mirrored for each in drawn], device=pictures.device)
+        images = look_up(pictures, torch.from_numpy(tables).to(pictures.device), mirrored)
     return images.movedim(-1, -3)
 
 
-def look_up(pictures: Tensor, tables: Tensor) -> Tensor:
-    """What `tint` does, on any device: uint8 [B, V, H, W, 3] through tables [B, 256, 3], to [B, V, H, W, 3]."""
+def _develop_on_cpu(pictures: np.ndarray, tables: np.ndarray, drawn: Sequence[Drawn]) -> np.ndarray:
+    import cv2
+
+    images = np.empty(pictures.shape, np.float32)
+    rows = (-1, *pictures.shape[-2:])  # the views of a scene below each other
+    for scene, table, each, image in zip(pictures, tables, drawn, images):
+        seen = scene.reshape(rows)
+        cv2.LUT(cv2.flip(seen, 1) if each.mirrored else seen, table[None], dst=image.reshape(rows))
+    return images
+
+
+def look_up(pictures: Tensor, tables: Tensor, mirrored: Tensor) -> Tensor:
+    """What `develop` does, on any device: uint8 [B, V, H, W, 3] through tables [B, 256, 3]; `mirrored` [B] is bool."""
+    pictures = torch.where(mirrored.view(-1, 1, 1, 1, 1), pictures.flip(-2), pictures)
     scene = torch.arange(len(tables), device=tables.device).view(-1, 1, 1, 1, 1)
     return tables[scene, pictures.long(), torch.arange(3, device=tables.device)]
 

@@ -27,7 +27,7 @@ from geometry.scene import Scene
 from geometry.scene_depth import depth_file, parse_depth, sparse_depth
 from geometry.scene_pack import PackedPhotos
 from geometry.scene_roots import find_scenes, open_any
-from train.augment import Augmentation, Drawn, Placement, cut, draw, mirror, place, resample, tint, tone_table
+from train.augment import Augmentation, Drawn, Placement, develop, draw, mirror, place, resample
 from train.batch import Batch, Shape
 from train.cache import Cache
 from train.sampling import Sampling, sample_views
@@ -88,8 +88,8 @@ class SceneSource:
         count = shape.context + shape.targets
         pictures = np.empty((shape.scenes, count, *shape.size, 3), np.uint8)
         samples = [self._sample((seed, turn, i), shape, pictures[i]) for i in range(shape.scenes)]
-        w2c, K, depth, tables, names = zip(*samples)
-        images = tint(torch.from_numpy(pictures).to(self.device), np.stack(tables))
+        w2c, K, depth, drawn, names = zip(*samples)
+        images = develop(torch.from_numpy(pictures).to(self.device), drawn)
         cameras = Cameras(torch.stack(w2c), torch.stack(K), shape.size).to(self.device)
         depth = None if self.options.depth == "none" else torch.from_numpy(np.stack(depth)).to(self.device)
         valid, metric = None if depth is None else depth > 0, self.options.depth != "stored"
@@ -97,8 +97,8 @@ class SceneSource:
 
     def _sample(
         self, seed: tuple[int, ...], shape: Shape, pictures: np.ndarray
-    ) -> tuple[Tensor, Tensor, np.ndarray | None, np.ndarray, str]:
-        """Fill `pictures`; w2c, K, depth, tones and name of the scene drawn, or of another if that one is not fit."""
+    ) -> tuple[Tensor, Tensor, np.ndarray | None, Drawn, str]:
+        """Fill `pictures`; w2c, K, depth, changes and name of a scene, the first drawn that is fit."""
         reason = ""
         for attempt in range(TRIES):
             rng = np.random.default_rng([*seed, attempt])
@@ -118,7 +118,7 @@ class SceneSource:
             self._count(name)
             if not self.options.allow_benchmark:
                 refuse_benchmark([scene.name], self.scenes[name])  # it may lie under another name
-            return *sample, tone_table(drawn), f"{name}/{','.join(map(str, views))}"
+            return *sample, drawn, f"{name}/{','.join(map(str, views))}"
         raise ValueError(f"{self.root}: {TRIES} scenes in a row could not be used, the last because: {reason}")
 
     def _open(self, name: str) -> Scene:
@@ -135,14 +135,13 @@ class SceneSource:
     def _load(
         self, scene: Scene, views: list[int], size: tuple[int, int], drawn: Drawn, pictures: np.ndarray
     ) -> tuple[Tensor, Tensor, np.ndarray | None]:
-        """Fill `pictures` [V, H, W, 3] with the `views`; their w2c, K and known depth [V, H, W]."""
+        """Fill `pictures` [V, H, W, 3] with the `views`, not yet developed; their w2c, K and known depth [V, H, W]."""
         placed = {old: place(old, size, drawn) for old in {scene.sizes[i] for i in views}}
         placements = [placed[scene.sizes[i]] for i in views]
 
         def fill(some: range) -> None:
             for v in some:
-                photo = self._photo(scene, views[v], placements[v])
-                np.copyto(pictures[v], cut(photo, placements[v], drawn.mirrored))
+                np.copyto(pictures[v], placements[v].photo(self._photo(scene, views[v], placements[v])))
 
         threads = self.options.decoders
         jobs = [self._pool.submit(fill, range(first, len(views), threads)) for first in range(threads)]
