@@ -6,13 +6,16 @@ Nothing is believed before the size of the file confirms it, so a lying header c
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
 _HEADER_LIMIT = 1 << 16
+_LINE_LIMIT = 1 << 18
 _TYPES = {
     **dict.fromkeys(("char", "int8"), "i1"),
     **dict.fromkeys(("uchar", "uint8"), "u1"),
@@ -107,7 +110,7 @@ def _read_text(header: Header, table: Table, skip: int) -> np.ndarray:
     with open(header.path, "rb") as file:
         file.seek(header.offset)
         try:
-            lines = islice(file, skip, skip + table.count)
+            lines = islice(_lines(file), skip, skip + table.count)
             rows = np.loadtxt(lines, ndmin=2, comments=None, encoding="latin1")
         except ValueError as error:
             raise ValueError(f"{header.path}: its ASCII numbers cannot be read: {str(error)[:100]}") from error
@@ -115,6 +118,14 @@ def _read_text(header: Header, table: Table, skip: int) -> np.ndarray:
         promised = f"{table.count} rows of {len(table.types)} numbers"
         raise ValueError(f"{header.path}: the header promises {promised}, the file holds {rows.shape[0]} of such")
     return rows
+
+
+def _lines(file: BinaryIO) -> Iterator[bytes]:
+    """The lines of a file. Raises ValueError at one that no row of numbers is as long as: it would fill the memory."""
+    while line := file.readline(_LINE_LIMIT):
+        if len(line) == _LINE_LIMIT:
+            raise ValueError(f"a line has more than {_LINE_LIMIT} characters")
+        yield line
 
 
 def _table(path: Path, lines: list[list[str]]) -> Table:

@@ -1,5 +1,6 @@
 """Gaussian PLY files: the exact layout, nothing lost on the way, and clear words about broken files."""
 
+import struct
 import time
 import tracemalloc
 from pathlib import Path
@@ -203,17 +204,17 @@ def test_lying_headers_take_neither_time_nor_memory(tmp_path):
         content.replace(b"element vertex", many + b"element vertex"),
         content.replace(b"element vertex", b"element x 900000000000000\nproperty char a\nelement vertex"),
         b"ply\n" + b"comment x\n" * 3_000_000,
-        b"ply\nformat ascii 1.0\nelement vertex 1\nproperty float x\nend_header\n" + b"1 " * 1_000_000,
+        content.replace(b"binary_little_endian", b"ascii") + b"1 " * 1_000_000,
     ]
     for bomb in bombs:
         path.write_bytes(bomb)
         tracemalloc.start()
-        start = time.perf_counter()
+        start = time.process_time()
         with pytest.raises(ValueError, match="scene.ply"):
             read_ply(path)
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-        assert peak < 10_000_000 and time.perf_counter() - start < 1
+        assert peak < 2_000_000 and time.process_time() - start < 3
 
 
 def test_ascii_rows_of_uneven_length_get_one_line(tmp_path):
@@ -335,9 +336,11 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
     assert path.read_bytes() == before and len(list(tmp_path.iterdir())) == 1
 
 
-def test_a_million_gaussians_are_written_quickly(tmp_path):
-    gaussians = made_up(1_000_000, degree=0)
+def test_rows_are_not_written_one_by_one(tmp_path):
+    gaussians = made_up(200_000, degree=0)
     start = time.process_time()
     write_ply(tmp_path / "scene.ply", gaussians)
-    # Rows written one by one in Python take over three seconds.
-    assert time.process_time() - start < 2.0
+    ours = time.process_time() - start
+    for row in torch.zeros(200_000, 17).numpy():
+        struct.pack("<17f", *row)
+    assert 2 * ours < time.process_time() - start - ours

@@ -110,9 +110,12 @@ def test_what_cannot_be_written(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_million_gaussians_are_quick(tmp_path):
-    gaussians = woven(1_000_000, 0)
+def test_rows_are_not_written_or_read_one_by_one(tmp_path):
+    gaussians = woven(200_000, 0)
     start = time.process_time()
     write_splat(tmp_path / "scene.splat", gaussians)
-    assert read_splat(tmp_path / "scene.splat").count == 1_000_000
-    assert time.process_time() - start < 3.0
+    assert read_splat(tmp_path / "scene.splat").count == 200_000
+    ours = time.process_time() - start
+    for row in torch.zeros(200_000, 14).numpy():
+        struct.pack("<14f", *row)
+    assert ours < time.process_time() - start - ours

@@ -167,12 +167,12 @@ def test_a_bomb_takes_no_memory(tmp_path):
     path.write_bytes(gzip.compress(head(count=count) + bytes(20 * count), 1))
     assert path.stat().st_size < 2_000_000
     tracemalloc.start()
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(ValueError, match="refused as a bomb"):
         read_spz(path)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 10_000_000 and time.perf_counter() - start < 1
+    assert peak < 10_000_000 and time.process_time() - start < 3
 
 
 def test_a_stream_that_lies_about_its_size_takes_no_memory(tmp_path):

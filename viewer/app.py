@@ -153,7 +153,7 @@ class App:
 
 
 def render_device(device: str) -> str:
-    """Where pictures are rendered: the GPU where there is one and gsplat is installed, else the CPU."""
+    """Where pictures are rendered: on the GPU that `device` names where gsplat is installed, else on the CPU."""
     if device == "auto":
-        return "cuda" if torch.cuda.is_available() and find_spec("gsplat") else "cpu"
-    return device
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return device if device.startswith("cuda") and find_spec("gsplat") else "cpu"

@@ -11,6 +11,7 @@ import torch
 
 from geometry.cameras import Cameras, invert_rigid
 from geometry.rotations import matrices_from_quats, quats_from_matrices
+from splat.camera_path import slerp
 from splat.cameras_json import read_cameras, write_cameras
 
 
@@ -43,6 +44,13 @@ def to_pose(camera: Cameras, canvas: tuple[int, int], scale: float) -> Pose:
     focal = float(camera.K[0, 1, 1]) * zoom
     wxyz = quats_from_matrices(c2w[:3, :3]).tolist()
     return Pose(tuple(wxyz), tuple((scale * c2w[:3, 3]).tolist()), 2 * math.atan(canvas[0] / 2 / focal))
+
+
+def between(a: Pose, b: Pose, t: float) -> Pose:
+    """The pose on the way from `a` (t = 0) to `b` (t = 1)."""
+    wxyz = slerp(torch.tensor(a.wxyz), torch.tensor(b.wxyz), torch.tensor(t))
+    position = ((1 - t) * p + t * q for p, q in zip(a.position, b.position, strict=True))
+    return Pose(tuple(wxyz.tolist()), tuple(position), (1 - t) * a.fov + t * b.fov)
 
 
 def on_canvas(camera: Cameras, canvas: tuple[int, int]) -> tuple[Cameras, tuple[int, int, int, int]]:

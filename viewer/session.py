@@ -13,9 +13,8 @@ import numpy as np
 import torch
 
 from geometry.cameras import Cameras
-from splat.camera_path import slerp
 from splat.gaussians import Gaussians
-from viewer.browser_camera import Pose, nearest_view, on_canvas, to_cameras, to_pose
+from viewer.browser_camera import Pose, between, nearest_view, on_canvas, to_cameras, to_pose
 from viewer.compare import How, combine, paste
 from viewer.exhibit import BROWSER_DISTANCE, Exhibit
 from viewer.look import Look, browser_splats, picture, shown, thin
@@ -33,6 +32,8 @@ MODES = {SPLATS: "color", RENDERED: "color", "depth": "depth", "opacity (alpha)"
 _FRAME_SECONDS, _REST_SECONDS = 0.1, 0.35
 _LONGEST_SIDE = {"cpu": 1280, "cuda": 1920}
 _FLIGHT_SECONDS, _FLIGHT_STEPS = 0.4, 12
+# What may go wrong without being the viewer's fault; a GPU out of memory is a RuntimeError.
+_ERRORS = (ValueError, OSError, ImportError, MemoryError, RuntimeError)
 PHOTO, NOTHING = "the photo of this view", "nothing"
 
 
@@ -63,6 +64,7 @@ class Session:
         self._sheet_size = (0, 0)
         self._flight = 0
         self._closed = False
+        self._told = ""
         self._lock = threading.Lock()
         # Seconds a megapixel of the last frames; a first guess for a laptop.
         self._pace = 0.5
@@ -115,7 +117,7 @@ class Session:
                 if flight != self._flight:
                     return
                 t = step / _FLIGHT_STEPS
-                self._set_camera(_between(start, goal, t * t * (3 - 2 * t)))
+                self._set_camera(between(start, goal, t * t * (3 - 2 * t)))
                 time.sleep(_FLIGHT_SECONDS / _FLIGHT_STEPS)
         self._set_camera(goal)
         self._camera_moved()
@@ -129,15 +131,15 @@ class Session:
     def redraw(self) -> None:
         """Draw what the state asks for, soon; many calls in a row cost one drawing."""
         if self.sheet is not None:
-            self.app.worker.post((self.client.client_id, "frame"), self._draw_sheet)
+            self._post("frame", self._draw_sheet)
             return
         if self.exhibit is None:
             return
         self.client.camera.near = max(self.look.near, 1e-3) * BROWSER_DISTANCE
         if self.in_browser:
-            self.app.worker.post((self.client.client_id, "splats"), self._draw_splats, 0.05)
+            self._post("splats", self._draw_splats, 0.05)
         else:
-            self.app.worker.post((self.client.client_id, "hide"), self._hide_splats)
+            self._post("hide", self._hide_splats)
             self._post_frames()
 
     @property
@@ -171,8 +173,8 @@ class Session:
         def run(event) -> None:
             try:
                 handler(event)
-            except (ValueError, OSError, ImportError, MemoryError) as error:
-                self.complain(" ".join(str(error).split()))
+            except _ERRORS as error:
+                self.complain(_line(error))
 
         return run
 
@@ -221,6 +223,21 @@ class Session:
 
     # --- drawing, on the render thread ---------------------------------------------------------------------------
 
+    def _post(self, kind: str, draw: Callable[[], None], delay: float = 0.0) -> None:
+        """Have something drawn; why it cannot be is told in the tab, once for the same reason."""
+
+        def run() -> None:
+            try:
+                draw()
+            except _ERRORS as error:
+                if _line(error) != self._told:
+                    self._told = _line(error)
+                    self.complain(self._told)
+            else:
+                self._told = ""
+
+        self.app.worker.post((self.client.client_id, kind), run, delay)
+
     def _draw_splats(self) -> None:
         if self._closed or not self.in_browser:
             return
@@ -261,14 +278,13 @@ class Session:
 
     def _post_frames(self) -> None:
         """A quick frame now, and one at full size once the camera rests."""
-        key, (height, width) = self.client.client_id, self._frame_size()
+        height, width = self._frame_size()
         zoom = min(1.0, (_FRAME_SECONDS / self._pace / (height * width / 1e6)) ** 0.5)
         if zoom < 0.95:
             draft = (max(16, round(height * max(zoom, 0.15))), max(16, round(width * max(zoom, 0.15))))
-            self.app.worker.post((key, "draft"), lambda: self._draw_frame(draft, 75))
-        self.app.worker.post(
-            (key, "frame"), lambda: self._draw_frame((height, width), 92), _REST_SECONDS if zoom < 0.95 else 0.0
-        )
+            self._post("draft", lambda: self._draw_frame(draft, 75))
+        rest = _REST_SECONDS if zoom < 0.95 else 0.0
+        self._post("frame", lambda: self._draw_frame((height, width), 92), rest)
 
     def _frame_size(self) -> tuple[int, int]:
         height, width = self.canvas()
@@ -279,11 +295,9 @@ class Session:
         if self._closed or self.in_browser:
             return
         start = time.perf_counter()
-        frame = self._frame(size)
+        self._set_background(self._frame(size), quality)
         took = time.perf_counter() - start
         self._pace = 0.7 * self._pace + 0.3 * took / (size[0] * size[1] / 1e6)
-        if not self._closed:
-            self._set_background(frame, quality)
 
     def _frame(self, size: tuple[int, int]) -> np.ndarray:
         """The picture of this moment, compared with another where that is asked for."""
@@ -304,7 +318,8 @@ class Session:
         return combine(a, b, how, self.split)
 
     def _set_background(self, image: np.ndarray, quality: int = 92) -> None:
-        self.client.scene.set_background_image(image, "jpeg", jpeg_quality=quality)
+        if not self._closed:
+            self.client.scene.set_background_image(image, "jpeg", jpeg_quality=quality)
 
     def _set_camera(self, pose: Pose) -> None:
         """Put the page's camera there; it turns about a point at the typical distance in front of it."""
@@ -315,15 +330,14 @@ class Session:
             camera.look_at = np.array(pose.position) + BROWSER_DISTANCE * forward
 
 
+def _line(error: BaseException) -> str:
+    """What an error says, in one line that is not too long for a notice."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
 def _same_place(a: Exhibit, b: Exhibit) -> bool:
     same_shape = a.cameras.w2c.shape == b.cameras.w2c.shape
     return same_shape and bool(torch.allclose(a.cameras.w2c, b.cameras.w2c, atol=1e-3 * a.distance))
-
-
-def _between(a: Pose, b: Pose, t: float) -> Pose:
-    wxyz = slerp(torch.tensor(a.wxyz), torch.tensor(b.wxyz), torch.tensor(t))
-    position = (1 - t) * np.array(a.position) + t * np.array(b.position)
-    return Pose(tuple(wxyz.tolist()), tuple(position.tolist()), (1 - t) * a.fov + t * b.fov)
 
 
 def _drawn_line(total: int, left: int, drawn: int) -> str:
