@@ -11,21 +11,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from eval_nvs.sample import write_samples
-from geometry.colmap_records import check_model
 from geometry.dl3dv import BENCHMARK, find_dl3dv, open_dl3dv
 from geometry.megadepth import find_megadepth, open_megadepth
-from geometry.read_colmap import find_model
 from geometry.scene import Scene
 from geometry.scene_roots import find_scenes, open_any
 from geometry.tanks_and_temples import find_tanks, open_tanks
-
-
-def open_checked(path: Path) -> Scene:
-    """`open_any`, with the files of a COLMAP model checked first."""
-    model = find_model(path)
-    if model is not None:
-        check_model(model)
-    return open_any(path)
 
 
 @dataclass(frozen=True)
@@ -42,7 +32,7 @@ class Bench:
     notes: tuple[str, ...]
     others: tuple[str, ...] = ()
     paths: dict[str, Path] = field(default_factory=dict, repr=False)
-    reader: Callable[[Path], Scene] = field(default=open_checked, repr=False)
+    reader: Callable[[Path], Scene] = field(default=open_any, repr=False)
 
     def open(self, scene: str) -> Scene:
         """The scene of this id, with poses. Raises OSError or ValueError with one line saying what is wrong."""

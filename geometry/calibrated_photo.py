@@ -109,5 +109,7 @@ def _distort(rays: np.ndarray, distortion: np.ndarray) -> tuple[np.ndarray, np.n
 
 def _same_shape(size: tuple[int, int], camera_size: tuple[int, int]) -> bool:
     """Whether the aspect ratios agree to the rounding of a small copy (two pixels of the shorter file)."""
+    if min(camera_size) <= 0:
+        return False
     scale_y, scale_x = size[0] / camera_size[0], size[1] / camera_size[1]
     return abs(scale_x / scale_y - 1) <= 2 / min(size) + 1e-3

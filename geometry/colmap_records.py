@@ -1,16 +1,19 @@
-"""Cameras and images of a COLMAP model, read leniently: what is wrong is listed and the rest is kept.
+"""The files of a COLMAP model, text or binary: every field checked, what is wrong listed, the rest kept.
 
-`geometry.read_colmap` reads models for use, with pycolmap; this module is for `check-data`, which must go on after a
-fault and tell where a file was cut off. Formats: colmap.github.io/format.html.
+COLMAP's own parser is not used: it hangs on files that were cut off, takes missing numbers for zero, and ends the
+names in text models at their first space. Formats: colmap.github.io/format.html.
 """
 
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import torch
+
+from geometry.rotations import matrices_from_quats
 
 # By COLMAP's model id: name and number of parameters.
 MODELS = {
@@ -26,8 +29,15 @@ MODELS = {
     9: ("RADIAL_FISHEYE", 5),
     10: ("THIN_PRISM_FISHEYE", 12),
     11: ("RAD_TAN_THIN_PRISM_FISHEYE", 16),
+    12: ("SIMPLE_DIVISION", 4),
+    13: ("DIVISION", 5),
+    14: ("SIMPLE_FISHEYE", 3),
+    15: ("FISHEYE", 4),
+    16: ("EUCM", 6),
+    17: ("EQUIRECTANGULAR", 2),
 }
 PARAMETERS = dict(MODELS.values())
+OBSERVATION = np.dtype([("x", "<f8"), ("y", "<f8"), ("point", "<i8")])  # of an image, in binary files
 
 
 @dataclass(frozen=True)
@@ -42,50 +52,58 @@ class CameraRecord:
 
 @dataclass(frozen=True)
 class ImageRecord:
-    """World to camera: `quaternion` [4] wxyz as stored, `translation` [3]."""
+    """World to camera: `quaternion` [4] wxyz as stored, `translation` [3]; `seen` [O] int64, the point's number of
+    each observation, -1 for none."""
 
     name: str
     camera: int
     quaternion: np.ndarray
     translation: np.ndarray
+    seen: np.ndarray
 
 
-def read_records(model: Path) -> tuple[dict[int, CameraRecord], list[ImageRecord], list[tuple[Path, str]]]:
-    """(cameras by number, images, faults as (file, reason)) of the model in a folder, binary if it has that."""
-    cameras: dict[int, CameraRecord] = {}
-    images: list[ImageRecord] = []
-    faults: list[tuple[Path, str]] = []
+@dataclass
+class Records:
+    """`cameras` and `points` (world [3]) by their number; `faults` are (file, reason)."""
+
+    cameras: dict[int, CameraRecord] = field(default_factory=dict)
+    images: list[ImageRecord] = field(default_factory=list)
+    points: dict[int, tuple[float, float, float]] = field(default_factory=dict)
+    faults: list[tuple[Path, str]] = field(default_factory=list)
+
+
+def read_records(model: Path) -> Records:
+    """All that can be read of the model in a folder, its binary files if it has those."""
+    found = Records()
     suffix = "bin" if (model / "cameras.bin").is_file() else "txt"
     readers = (_cameras_bin, _images_bin, _points_bin) if suffix == "bin" else (_cameras_txt, _images_txt, _points_txt)
-    for stem, reader, into in zip(("cameras", "images", "points3D"), readers, (cameras, images, None)):
+    into = {"cameras": found.cameras, "images": found.images, "points3D": found.points}
+    for (stem, records), reader in zip(into.items(), readers):
         path = model / f"{stem}.{suffix}"
         try:
             if suffix == "bin":
-                _whole(path, reader, into)
+                _whole(path, reader, records)
             else:
-                faults += [(path, reason) for reason in reader(path.read_text(encoding="utf-8").splitlines(), into)]
+                lines = path.read_text(encoding="utf-8").splitlines()
+                found.faults += [(path, reason) for reason in reader(lines, records)]
         except FileNotFoundError:
-            faults.append((path, "the file is missing"))
+            found.faults.append((path, "the file is missing"))
         except (OSError, ValueError) as error:
-            faults.append((path, " ".join(str(error).split())))
-    return cameras, images, faults
+            found.faults.append((path, " ".join(str(error).split())))
+    return found
 
 
-def check_model(model: Path) -> None:
-    """Raise ValueError with the first fault of the files of a model, before pycolmap sees them.
-
-    On some damaged models pycolmap never returns.
-    """
-    cameras, images, faults = read_records(model)
-    faults += [
-        (model, f"camera {image.camera} of {image.name} is missing") for image in images if image.camera not in cameras
-    ]
-    for image in images:
-        pose = np.concatenate([image.quaternion, image.translation])
-        if not np.isfinite(pose).all() or abs(np.linalg.norm(image.quaternion) - 1) > 1e-3:
-            faults.append((model, f"the pose of {image.name} is no rotation and translation"))
-    if faults:
-        raise ValueError(f"{faults[0][0]}: {faults[0][1]}; replace the file")
+def world_to_camera(image: ImageRecord) -> np.ndarray:
+    """`w2c` [4, 4] float64. Raises ValueError when the pose is no rotation and translation."""
+    norm = float(np.linalg.norm(image.quaternion))
+    if not np.isfinite(norm) or not np.isfinite(image.translation).all():
+        raise ValueError("its pose holds NaN or infinity")
+    if abs(norm - 1) > 1e-3:
+        raise ValueError(f"its pose is no rotation: the quaternion has length {norm:.4g}, not 1")
+    w2c = np.eye(4)
+    w2c[:3, :3] = matrices_from_quats(torch.from_numpy(image.quaternion / norm)).numpy()
+    w2c[:3, 3] = image.translation
+    return w2c
 
 
 class _Bytes:
@@ -136,14 +154,17 @@ def _cameras_bin(data: _Bytes, cameras: dict[int, CameraRecord]) -> None:
 def _images_bin(data: _Bytes, images: list[ImageRecord]) -> None:
     _, *pose, camera = data.read("I7dI")
     name = data.name()
-    (points,) = data.read("Q")
-    data.skip(24 * points)
-    images.append(ImageRecord(name, camera, np.array(pose[:4]), np.array(pose[4:])))
+    (count,) = data.read("Q")
+    start = data.at
+    data.skip(OBSERVATION.itemsize * count)
+    seen = np.frombuffer(data.content, OBSERVATION, count, start)["point"]
+    images.append(ImageRecord(name, camera, np.array(pose[:4]), np.array(pose[4:]), seen))
 
 
-def _points_bin(data: _Bytes, _) -> None:
-    *_, track = data.read("Q3d3BdQ")
+def _points_bin(data: _Bytes, points: dict[int, tuple[float, float, float]]) -> None:
+    number, x, y, z, *_, track = data.read("Q3d3BdQ")
     data.skip(8 * track)
+    points[number] = (x, y, z)
 
 
 def _cameras_txt(lines: list[str], cameras: dict[int, CameraRecord]) -> list[str]:
@@ -171,19 +192,34 @@ def _images_txt(lines: list[str], images: list[ImageRecord]) -> list[str]:
     for number, line in rows:
         if not line.strip() or line.startswith("#"):
             continue
-        fields = line.split(maxsplit=9)
-        points = next(rows, None)
+        fields, following = line.split(maxsplit=9), next(rows, None)
         try:
             pose, camera, name = [float(x) for x in fields[1:8]], int(fields[8]), fields[9].strip()
         except (ValueError, IndexError):
             faults.append(f"line {number} is no image: {line[:60]}")
             continue
-        images.append(ImageRecord(name, camera, np.array(pose[:4]), np.array(pose[4:])))
-        if points is None or len(points[1].split()) % 3:
+        try:
+            x, y, seen = (following[1].split()[i::3] for i in range(3))
+            seen = np.array([int(point) for point in seen], dtype=np.int64)
+            if not len(x) == len(y) == len(seen):
+                raise ValueError
+        except (TypeError, ValueError, OverflowError):
             faults.append(f"line {number + 1}: the points of {name} are cut off")
+            seen = np.empty(0, dtype=np.int64)
+        images.append(ImageRecord(name, camera, np.array(pose[:4]), np.array(pose[4:]), seen))
     return faults
 
 
-def _points_txt(lines: list[str], _) -> list[str]:
-    rows = [(n, line.split()) for n, line in enumerate(lines, 1) if line.strip() and not line.startswith("#")]
-    return [f"line {n}: the point is cut off" for n, row in rows if len(row) < 8 or len(row) % 2]
+def _points_txt(lines: list[str], points: dict[int, tuple[float, float, float]]) -> list[str]:
+    faults = []
+    for number, line in enumerate(lines, 1):
+        fields = line.split()
+        if not fields or fields[0].startswith("#"):
+            continue
+        try:
+            if len(fields) < 8 or len(fields) % 2:
+                raise ValueError
+            points[int(fields[0])] = (float(fields[1]), float(fields[2]), float(fields[3]))
+        except ValueError:
+            faults.append(f"line {number}: the point is cut off")
+    return faults

@@ -13,7 +13,6 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-from geometry.colmap_records import check_model
 from geometry.dataset_folders import folders_below
 from geometry.images import image_size, is_image_name
 from geometry.read_colmap import find_model, read_colmap
@@ -93,7 +92,6 @@ def open_dl3dv(folder: Path, least: tuple[int, int] = (270, 480)) -> Scene:
         )
     copy, notes = pick_copy(form, least)
     if form.name == "gaussian_splat":
-        check_model(find_model(form))
         scene = read_colmap(form, find_model(form), copy)
     else:
         scene = read_nerfstudio(form / "transforms.json", copy)

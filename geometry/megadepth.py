@@ -12,7 +12,6 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-from geometry.colmap_records import check_model
 from geometry.dataset_folders import folders_below
 from geometry.read_colmap import find_model, read_colmap
 from geometry.scene import Scene
@@ -46,7 +45,6 @@ def open_megadepth(folder: Path) -> Scene:
     found = models(folder)
     if not found:
         raise FileNotFoundError(f"{folder}: no COLMAP model in sparse or sparse/manhattan/0; get MegaDepth_v1_SfM")
-    check_model(found[0])
     scene = read_colmap(folder, found[0])
     form = "undistorted photos" if folder.parent.name == UNDISTORTED else "original photos"
     more = (f"{len(found) - 1} other sub-model(s) were left out",) if len(found) > 1 else ()

@@ -1,9 +1,8 @@
-"""COLMAP models (binary or text) to a Scene. This is the one module that knows pycolmap; see `import_pycolmap`."""
+"""COLMAP models (binary or text) to a Scene."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import torch
@@ -11,6 +10,7 @@ import torch
 from geometry.bad_frames import BAD_SHARE, usable_frames
 from geometry.calibrated_photo import calibrated_photo
 from geometry.cameras import Cameras, validate
+from geometry.colmap_records import CameraRecord, ImageRecord, Records, read_records, world_to_camera
 from geometry.images import SUFFIXES, is_image_name, natural_key
 from geometry.scene import Scene, SparsePoints, scene_name
 
@@ -24,19 +24,6 @@ CAMERA_MODELS = {
     "RADIAL": ((0, 0, 1, 2), (3, 4)),
     "OPENCV": ((0, 1, 2, 3), (4, 5, 6, 7)),
 }
-
-
-def import_pycolmap() -> ModuleType:
-    """pycolmap (3.13 or newer), or an ImportError that says how to get it.
-
-    A program that imports pycolmap itself must import Pillow (or this package) first: pycolmap 4.2 exports its own
-    zlib, and a Pillow loaded after it hangs or corrupts memory when it writes a PNG.
-    """
-    try:
-        import pycolmap
-    except ImportError as error:
-        raise ImportError("COLMAP models and poses from photos need pycolmap: pip install raysplat[colmap]") from error
-    return pycolmap
 
 
 def find_model(path: Path) -> Path | None:
@@ -55,13 +42,11 @@ def read_colmap(root: Path, model: Path, image_folder: str | None = None, bad_sh
     and counted in `notes`. Raises ValueError or OSError with one line that names the file and what is wrong, also for
     more than `bad_share` of such images.
     """
-    pycolmap = import_pycolmap()
-    try:
-        reconstruction = pycolmap.Reconstruction(str(model))
-    # pycolmap reports a damaged file by whichever of these its parser meets first.
-    except (ValueError, IndexError, RuntimeError, MemoryError, OSError) as error:
-        raise ValueError(f"{model}: the COLMAP model cannot be read ({_first_line(error)})") from error
-    registered = registered_images(reconstruction)
+    records = read_records(model)
+    if records.faults:
+        path, reason = records.faults[0]
+        raise ValueError(f"{path}: {reason}")
+    registered = sorted(records.images, key=lambda image: natural_key(image.name))
     if not registered:
         raise ValueError(f"{model}: the COLMAP model has no registered image")
     enough = int(bad_share * len(registered)) + 1  # where none of so many is there, too many are missing
@@ -69,10 +54,16 @@ def read_colmap(root: Path, model: Path, image_folder: str | None = None, bad_sh
     files = [_photo_file(folder, image.name) for image in registered]
 
     def open_image(i: int):
-        camera = reconstruction.cameras[registered[i].camera_id]
-        K, distortion = intrinsics(camera, f"{model}: {registered[i].name}")
-        size, K, load = calibrated_photo(files[i], K, (camera.height, camera.width), distortion)
-        w2c = world_to_camera(registered[i])
+        image = registered[i]
+        if image.camera not in records.cameras:
+            raise ValueError(f"{files[i]}: its camera {image.camera} is not in {model}")
+        camera = records.cameras[image.camera]
+        K, distortion = intrinsics(camera, f"{model}: {image.name}")
+        size, K, load = calibrated_photo(files[i], K, camera.size, distortion)
+        try:
+            w2c = world_to_camera(image)
+        except ValueError as error:
+            raise ValueError(f"{files[i]}: {error}") from error
         validate(Cameras(torch.tensor(w2c)[None], torch.tensor(K)[None], size), [str(files[i])])
         return size, K, load, w2c
 
@@ -89,43 +80,31 @@ def read_colmap(root: Path, model: Path, image_folder: str | None = None, bad_sh
         load=lambda i: photos[i][2](),
         w2c=np.stack([photo[3] for photo in photos]),
         K=np.stack([photo[1] for photo in photos]),
-        points=sparse_points(reconstruction, registered),
+        points=sparse_points(records, registered),
         files=tuple(files),
         notes=(*bad, *([left_out] if unposed else [])),
     )
 
 
-def registered_images(reconstruction) -> list:
-    """The images that have a pose, in natural order of their names."""
-    registered = [reconstruction.images[i] for i in reconstruction.reg_image_ids()]
-    return sorted(registered, key=lambda image: natural_key(image.name))
-
-
-def world_to_camera(image) -> np.ndarray:
-    """`w2c` [4, 4] of a pycolmap image."""
-    return np.vstack([image.cam_from_world().matrix(), [0, 0, 0, 1]])
-
-
-def intrinsics(camera, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """K [3, 3] and OpenCV's k1 k2 p1 p2 k3 of a pycolmap camera; ValueError for a model that is not supported."""
-    model = camera.model.name
-    if model not in CAMERA_MODELS:
+def intrinsics(camera: CameraRecord, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """K [3, 3] and OpenCV's k1 k2 p1 p2 k3 of a camera; ValueError for a model that is not supported."""
+    if camera.model not in CAMERA_MODELS:
         raise ValueError(
-            f"{name}: camera model {model} is not supported ({', '.join(CAMERA_MODELS)} are); "
+            f"{name}: camera model {camera.model} is not supported ({', '.join(CAMERA_MODELS)} are); "
             "run `colmap image_undistorter` first"
         )
-    pinhole, lens = CAMERA_MODELS[model]
+    pinhole, lens = CAMERA_MODELS[camera.model]
     fx, fy, cx, cy = (camera.params[i] for i in pinhole)
     distortion = np.zeros(5)
     distortion[: len(lens)] = [camera.params[i] for i in lens]
     return np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]], dtype=np.float64), distortion
 
 
-def sparse_points(reconstruction, registered: list) -> SparsePoints:
-    """All points, and for each of the `registered` images the indices of those in its tracks."""
-    index = {point_id: i for i, point_id in enumerate(reconstruction.points3D)}
-    xyz = np.array([point.xyz for point in reconstruction.points3D.values()], dtype=np.float64).reshape(-1, 3)
-    seen = [{index[p.point3D_id] for p in image.points2D if p.point3D_id in index} for image in registered]
+def sparse_points(records: Records, registered: list[ImageRecord]) -> SparsePoints:
+    """All points, and for each of the `registered` images the indices of those that it saw."""
+    index = {number: i for i, number in enumerate(records.points)}
+    xyz = np.array(list(records.points.values()), dtype=np.float64).reshape(-1, 3)
+    seen = [{index[number] for number in image.seen.tolist() if number in index} for image in registered]
     return SparsePoints(xyz, tuple(np.array(sorted(indices), dtype=np.int64) for indices in seen))
 
 
@@ -147,7 +126,3 @@ def _photo_file(folder: Path, name: str) -> Path:
     if file.is_file():
         return file
     return next((f for f in (file.with_suffix(suffix) for suffix in SUFFIXES) if f.is_file()), file)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -15,10 +15,10 @@ import torch
 
 from geometry.calibrated_photo import calibrated_photo
 from geometry.cameras import Cameras, validate
-from geometry.colmap_records import read_records
+from geometry.colmap_records import read_records, world_to_camera
 from geometry.dl3dv import COPIES
 from geometry.images import image_size, read_image
-from geometry.read_colmap import CAMERA_MODELS, IMAGE_FOLDERS
+from geometry.read_colmap import CAMERA_MODELS, IMAGE_FOLDERS, intrinsics
 from geometry.read_nerfstudio import existing_file, frame_photo, frame_w2c, in_folder, read_meta
 from geometry.tanks_and_temples import inverse_rigid, photos_of, read_log
 
@@ -78,10 +78,11 @@ def nerfstudio_findings(path: Path) -> Findings:
 def colmap_findings(model: Path) -> Findings:
     """Of a COLMAP model: cut-off files, every image's pose, camera and photo."""
     found = Findings()
-    cameras, images, faults = read_records(model)
-    for path, reason in faults:
+    records = read_records(model)
+    cameras, images = records.cameras, records.images
+    for path, reason in records.faults:
         found.add(path, reason)
-    if not images and not faults:
+    if not images and not records.faults:
         found.add(model, "the COLMAP model has no registered image")
     for camera in cameras.values():
         if camera.model not in CAMERA_MODELS:
@@ -91,18 +92,14 @@ def colmap_findings(model: Path) -> Findings:
         place, camera = existing_file((folder or model) / image.name), cameras.get(image.camera)
         if folder is not None:
             found.photo(place)
-        norm = float(np.linalg.norm(image.quaternion))
-        if not np.isfinite(norm) or not np.isfinite(image.translation).all():
-            found.add(place, "its pose holds NaN or infinity")
-        elif abs(norm - 1) > 1e-3:
-            found.add(place, f"its pose is no rotation: the quaternion has length {norm:.4g}, not 1")
+        try:
+            world_to_camera(image)
+        except ValueError as error:
+            found.add(place, error)
         if camera is None:
             found.add(place, f"its camera {image.camera} is not in {model}")
         elif camera.model in CAMERA_MODELS:
-            (fx, fy, cx, cy), lens = CAMERA_MODELS[camera.model]
-            params, distortion = camera.params, np.zeros(5)
-            distortion[: len(lens)] = params[list(lens)]
-            K = np.array([[params[fx], 0, params[cx]], [0, params[fy], params[cy]], [0, 0, 1]])
+            K, distortion = intrinsics(camera, f"{model}: {image.name}")
             _check_camera(found, place, None, K, camera.size, distortion)
     if folder is None and images:
         found.add(model, f"no folder with its photos ({images[0].name}) beside the model")

@@ -1,4 +1,7 @@
-"""Camera poses of plain photos by structure from motion: pycolmap on the CPU, SIFT, incremental mapping."""
+"""Camera poses of plain photos by structure from motion: pycolmap on the CPU, SIFT, incremental mapping.
+
+This is the one module that knows pycolmap; see `import_pycolmap`.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
 from geometry.calibrated_photo import pinhole_of, undistort
+from geometry.colmap_records import Records, read_records, world_to_camera
 from geometry.images import exif_focal, resize_array
-from geometry.read_colmap import import_pycolmap, intrinsics, registered_images, sparse_points, world_to_camera
+from geometry.read_colmap import intrinsics, sparse_points
 from geometry.scene import Scene
 
 EXHAUSTIVE_BELOW = 40  # photos; more are taken for a walk or a video and matched in sequence
@@ -28,6 +33,19 @@ DEFAULT_FOCAL = 1.2  # times the long side, when neither the scene nor EXIF tell
 
 class PosesNotFound(RuntimeError):
     """Structure from motion could not place at least two of the photos."""
+
+
+def import_pycolmap() -> ModuleType:
+    """pycolmap (3.13 or newer), or an ImportError that says how to get it.
+
+    A program that imports pycolmap itself must import Pillow (or this package) first: pycolmap 4.2 exports its own
+    zlib, and a Pillow loaded after it hangs or corrupts memory when it writes a PNG.
+    """
+    try:
+        import pycolmap
+    except ImportError as error:
+        raise ImportError("poses from photos need pycolmap: pip install raysplat[colmap]") from error
+    return pycolmap
 
 
 def reconstruct_poses(scene: Scene, progress: bool = True) -> Scene:
@@ -57,7 +75,7 @@ def reconstruct_poses(scene: Scene, progress: bool = True) -> Scene:
         raise PosesNotFound(f"{scene.root}: the cameras that were found are not usable: {error}") from error
 
 
-def _run_colmap(pycolmap, scene: Scene, folder: Path, bar: tqdm):
+def _run_colmap(pycolmap, scene: Scene, folder: Path, bar: tqdm) -> tuple[Records | None, list[str]]:
     """(largest reconstruction of 2 or more photos or None, name in it of each photo)."""
     database, photos = folder / "database.db", folder / "photos"
     bar.set_description("features")
@@ -90,7 +108,12 @@ def _run_colmap(pycolmap, scene: Scene, folder: Path, bar: tqdm):
         found += [model for model in models.values() if model.num_reg_images() >= 2 and _plausible(model)]
         if any(model.num_reg_images() == len(scene) for model in found):
             break
-    return max(found, key=lambda model: model.num_reg_images(), default=None), files
+    if not found:
+        return None, files
+    largest = folder / "largest"
+    largest.mkdir()
+    max(found, key=lambda model: model.num_reg_images()).write_binary(str(largest))
+    return read_records(largest), files
 
 
 def _plausible(model) -> bool:
@@ -126,19 +149,19 @@ def _set_focals(pycolmap, database: Path, files: list[str], focals: dict[str, fl
             opened.update_camera(camera)
 
 
-def _with_cameras(scene: Scene, model, files: list[str]) -> Scene:
+def _with_cameras(scene: Scene, model: Records, files: list[str]) -> Scene:
     """The registered views of `scene` with the cameras of the reconstruction at the photos' own size."""
     view_of = {name: i for i, name in enumerate(files)}
-    by_view = {view_of[image.name]: image for image in registered_images(model)}
+    by_view = {view_of[image.name]: image for image in model.images}
     indices = sorted(by_view)
     registered = [by_view[i] for i in indices]
     kept = scene.select(indices)
     K, distortion, pinhole = [], [], []
     for view, image in enumerate(registered):
-        camera = model.cameras[image.camera_id]
+        camera = model.cameras[image.camera]
         copy_K, lens = intrinsics(camera, kept.names[view])
         height, width = kept.sizes[view]
-        K.append(np.diag([width / camera.width, height / camera.height, 1.0]) @ copy_K)
+        K.append(np.diag([width / camera.size[1], height / camera.size[0], 1.0]) @ copy_K)
         distortion.append(lens)
         pinhole.append(pinhole_of(K[-1], lens, (height, width), kept.names[view]))
     left_out = len(scene) - len(kept)

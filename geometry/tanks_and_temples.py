@@ -17,7 +17,6 @@ from pathlib import Path
 import numpy as np
 
 from geometry.calibrated_photo import calibrated_photo
-from geometry.colmap_records import check_model
 from geometry.dataset_folders import folders_below
 from geometry.focal_from_poses import focal_over_width
 from geometry.images import image_size, is_image_name
@@ -53,7 +52,6 @@ def open_tanks(folder: Path) -> Scene:
     """
     model, log = find_model(folder), find_log(folder)
     if model is not None:
-        check_model(model)
         return replace(read_colmap(folder, model), name=folder.name)
     if log is None:
         raise FileNotFoundError(f"{folder}: neither sparse/0 nor {folder.name}{LOG} in this scene")

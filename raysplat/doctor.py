@@ -32,7 +32,7 @@ CORE = {
     "tyro": "tyro",
 }
 OPTIONAL = {
-    "pycolmap": ("colmap", "camera poses from photos; COLMAP files"),
+    "pycolmap": ("colmap", "camera poses from photos"),
     "viser": ("viewer", "the viewer in the browser"),
     "lpips": ("eval", "LPIPS scores"),
     "accelerate": ("train", "training, and scoring on several GPUs"),

@@ -217,7 +217,7 @@ def test_a_folder_of_scenes_and_one_scene(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["tnt", "folder"])
-def test_a_damaged_model_is_one_line_before_pycolmap_sees_it(tmp_path, name):
+def test_a_damaged_model_is_one_line(tmp_path, name):
     path = write_colmap(tmp_path / "Barn", binary=True) / "sparse" / "0" / "images.bin"
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(ValueError, match="images.bin: cut off.*3 of 4 records are whole"):

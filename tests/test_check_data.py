@@ -193,11 +193,13 @@ def test_both_forms_of_a_model_give_the_same_records(tmp_path):
     text, binary = (
         read_records(write_colmap(tmp_path / kind, binary=kind == "b") / "sparse" / "0") for kind in ("t", "b")
     )
-    assert text[2] == binary[2] == [] and len(text[1]) == len(binary[1]) == 4
-    for a, b in zip(text[1], binary[1]):
+    assert text.faults == binary.faults == [] and len(text.images) == len(binary.images) == 4
+    for a, b in zip(text.images, binary.images):
         assert (a.name, a.camera) == (b.name, b.camera)
         np.testing.assert_allclose(a.quaternion, b.quaternion, atol=1e-12)
         np.testing.assert_allclose(a.translation, b.translation)
+        np.testing.assert_array_equal(a.seen, b.seen)
+    assert text.points == binary.points
 
 
 def test_a_count_that_no_file_could_hold_does_not_hang(tmp_path):

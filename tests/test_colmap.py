@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
-
 import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
-from geometry.read_colmap import import_pycolmap
+from geometry.colmap_records import MODELS as LENSES
 from geometry.scene import open_scene
+from tests.datasets import write_colmap
 from tests.synthetic_photos import dot, dot_position, look_at
-
-pytestmark = pytest.mark.skipif(importlib.util.find_spec("pycolmap") is None, reason="pycolmap is not installed")
 
 SIZE = (120, 160)
 MODELS = {  # parameters, and the same lens as fx fy cx cy and OpenCV's k1 k2 p1 p2 k3
@@ -82,8 +79,10 @@ def test_points_and_who_saw_them(tmp_path):
 
 
 def test_binary_is_the_same_as_text(tmp_path):
+    """COLMAP itself writes the binary files, with the rigs and frames of its newer releases."""
+    pycolmap = pytest.importorskip("pycolmap", reason="pycolmap is not installed")
     text = open_scene(write_model(tmp_path / "scene"))
-    model = import_pycolmap().Reconstruction(str(tmp_path / "scene/sparse/0"))
+    model = pycolmap.Reconstruction(str(tmp_path / "scene/sparse/0"))
     binary_folder = tmp_path / "scene/sparse/0"
     for file in binary_folder.iterdir():
         file.unlink()
@@ -92,7 +91,36 @@ def test_binary_is_the_same_as_text(tmp_path):
     assert binary.names == text.names
     np.testing.assert_allclose(binary.w2c, text.w2c, atol=1e-12)
     np.testing.assert_allclose(binary.K, text.K)
-    np.testing.assert_array_equal(np.sort(binary.points.xyz, 0), np.sort(text.points.xyz, 0))
+    for one, other in zip(binary.points.visible, text.points.visible, strict=True):
+        np.testing.assert_array_equal(np.sort(binary.points.xyz[one], 0), np.sort(text.points.xyz[other], 0))
+
+
+def test_lenses_are_numbered_as_in_colmap():
+    pycolmap = pytest.importorskip("pycolmap", reason="pycolmap is not installed")
+    theirs = {model.value: name for name, model in pycolmap.CameraModelId.__members__.items() if name != "INVALID"}
+    sizes = {name: len(pycolmap.Camera.create_from_model_name(1, name, 9, 9, 9).params) for name in theirs.values()}
+    assert {number: (name, sizes[name]) for number, name in theirs.items() if number in LENSES} == LENSES
+
+
+def test_a_camera_of_a_rig_has_its_own_pose(tmp_path):
+    """Newer COLMAP models hold poses of rigs; images still tell where each camera stands."""
+    pycolmap = pytest.importorskip("pycolmap", reason="pycolmap is not installed")
+    write_model(tmp_path)
+    sparse = tmp_path / "sparse/0"
+    model = pycolmap.Reconstruction(str(sparse))
+    scale, turn = 1.0, pycolmap.Rotation3d(np.array([0.0, 0.0, 1.0, 0.0]))
+    model.transform(pycolmap.Sim3d(scale, turn, np.array([1.0, 2.0, 3.0])))
+    want = {image.name: image.cam_from_world().matrix() for image in model.images.values()}
+    model.write_text(str(sparse))
+    assert (sparse / "rigs.txt").is_file()
+    scene = open_scene(tmp_path)
+    np.testing.assert_allclose(scene.w2c[:, :3], [want[name] for name in scene.names], atol=1e-12)
+
+
+def test_names_may_hold_spaces(tmp_path):
+    """COLMAP's own reader ends the names of a text model at their first space."""
+    names = ("my photo 10.png", "sub folder/my photo 9.png")
+    assert open_scene(write_model(tmp_path, names=names)).names == names
 
 
 @pytest.mark.parametrize("sparse", ["", "sparse", "sparse-txt", "sparse/manhattan/0", "colmap/sparse/0"])
@@ -167,14 +195,14 @@ def _bad(what: str, root):
     "what, message",
     [
         ("foreign lens", "a.png: camera model FULL_OPENCV is not supported"),
-        ("unknown lens", "sparse/0: the COLMAP model cannot be read"),
-        ("cut", "sparse/0: the COLMAP model cannot be read"),
+        ("unknown lens", "a.png: camera model MAGIC is not supported"),
+        ("cut", "cameras.txt: line 1: PINHOLE has 4 parameters, not 1"),
         ("no poses", "has no registered image"),
         ("twice", "1 image.* listed twice, for example a.png"),
         ("gone", "1 of 2 frames cannot be used, for example: .*b.png: no such image"),
         ("no photos", r"no folder with its photos \(a.png\)"),
         ("aspect", "b.png: the photo is 50x120 but its camera 160x120"),
-        ("nan", "a.png: its pose holds NaN|cannot be read"),
+        ("nan", "a.png: its pose holds NaN"),
     ],
 )
 def test_bad_models_are_told_in_one_line(tmp_path, what, message):
@@ -210,8 +238,67 @@ def test_a_few_bad_images_are_left_out_with_their_tracks(tmp_path):
         open_scene(tmp_path)
 
 
-def test_without_pycolmap_the_install_line_is_told(tmp_path, monkeypatch):
+def test_models_are_read_without_pycolmap(tmp_path, monkeypatch):
     write_model(tmp_path)
     monkeypatch.setitem(__import__("sys").modules, "pycolmap", None)
-    with pytest.raises(ImportError, match=r"pip install raysplat\[colmap\]"):
+    assert len(open_scene(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("name", ["cameras", "images", "points3D"])
+def test_a_binary_file_that_was_cut_off_anywhere_is_told(tmp_path, name):
+    """COLMAP's own reader takes what is missing for zeros, or never returns."""
+    path = write_colmap(tmp_path, binary=True) / f"sparse/0/{name}.bin"
+    whole = path.read_bytes()
+    for length in range(len(whole)):
+        path.write_bytes(whole[:length])
+        with pytest.raises(ValueError, match=rf"{name}.bin: cut off: {length} bytes"):
+            open_scene(tmp_path)
+    path.write_bytes(whole + b"more")
+    with pytest.raises(ValueError, match=rf"{name}.bin: 4 bytes too many"):
+        open_scene(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["images", "points3D"])
+def test_a_missing_file_is_told(tmp_path, name):
+    (write_colmap(tmp_path, binary=True) / f"sparse/0/{name}.bin").unlink()
+    with pytest.raises(ValueError, match=rf"{name}.bin: the file is missing"):
+        open_scene(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["cameras", "images", "points3D"])
+def test_absurd_counts_end_at_once(tmp_path, name):
+    path = write_colmap(tmp_path, binary=True) / f"sparse/0/{name}.bin"
+    path.write_bytes(b"\xff" * 8 + path.read_bytes()[8:])
+    with pytest.raises(ValueError, match=f"{name}.bin: cut off: .* of 18446744073709551615 records are whole"):
+        open_scene(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name, old, new, message",
+    [
+        ("cameras", "PINHOLE 160", "PINHOLE many", "cameras.txt: line 2 is no camera"),
+        ("cameras", "PINHOLE 160 120", "PINHOLE 0 0", "the photo is 160x120 but its camera 0x0"),
+        ("cameras", "1 PINHOLE", "7 PINHOLE", "its camera 1 is not in"),
+        ("images", "1.0 2.0 1 1.0 2.0 3 5.0", "1.0 2.0 1 1.0 2.0 3", "images.txt: line 2: the points of b_10.png"),
+        ("images", "1.0 2.0 1 1.0", "1.0 2.0 99999999999999999999 1.0", "images.txt: line 2: the points of b_10.png"),
+        ("images", "b_10.png", "", "images.txt: line 1 is no image"),
+        ("images", "b_10.png", "../../b_10.png", "no folder with its photos"),
+        ("images", "b_10.png", "b_10\0.png", "no such image|null"),
+        ("points3D", "9 9 0.5", "", "points3D.txt: line 1: the point is cut off"),
+        ("points3D", "1 0.3 ", "1 left ", "points3D.txt: line 1: the point is cut off"),
+    ],
+)
+def test_damaged_text_is_told_with_its_line(tmp_path, name, old, new, message):
+    path = write_model(tmp_path) / f"sparse/0/{name}.txt"
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new, 1))
+    with pytest.raises((ValueError, OSError), match=message) as error:
+        open_scene(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_what_is_no_text_is_told(tmp_path):
+    path = write_model(tmp_path) / "sparse/0/images.txt"
+    path.write_bytes(b"\xff\xfe" + path.read_bytes())
+    with pytest.raises(ValueError, match="images.txt: .*can't decode byte 0xff"):
         open_scene(tmp_path)
