@@ -11,7 +11,7 @@ from torch import Tensor
 
 from geometry.alignment import Similarity, align_cameras
 from geometry.camera_heads import normalize_cameras
-from geometry.cameras import Cameras, relative_to_first
+from geometry.cameras import Cameras, relative_to_first, validate
 from geometry.cue import baseline_unit
 from geometry.metric import metric_depth, scale_note
 from geometry.network import Geometry
@@ -82,7 +82,7 @@ def predict(
     says what holds for one view, two, and cameras in a line. Runs where the model is. Raises ValueError for what does
     not fit or cannot be had from this network, MemoryError, with what to lower, when there is too little memory.
     """
-    _check(images, cameras, K, outputs)
+    _check(images, cameras, K, outputs, frame, cameras_from)
     device = next(model.parameters()).device
     images = images.to(device, torch.float32)
     size = tuple(images.shape[-2:])
@@ -204,9 +204,7 @@ def _identity(geometry: Geometry) -> Similarity:
     return Similarity(torch.eye(3).to(like), torch.zeros(3).to(like), torch.ones(()).to(like))
 
 
-def _cameras_home(
-    seen: Cameras, world: _World, K: Tensor | None, frame: str, home: Similarity | None = None
-) -> Cameras:
+def _cameras_home(seen: Cameras, world: _World, K: Tensor | None, frame: str) -> Cameras:
     """Cameras [V] of the result, from those [1, V] that the network sees."""
     if world.cameras is not None and frame == "given":
         return world.cameras
@@ -258,13 +256,33 @@ def _plain_splats(name: str) -> str:
     return f"{name} has no Gaussian head: these are plain splats, one a pixel, made of its depth"
 
 
-def _check(images: Tensor, cameras: Cameras | None, K: Tensor | None, outputs: Collection[str]) -> None:
-    if images.ndim != 4:
-        raise ValueError(f"images must be [V, 3, H, W], got {tuple(images.shape)}")
-    unknown = sorted(set(outputs) - {"depth", "cameras", "gaussians"})
-    if unknown:
-        raise ValueError(f"outputs can be depth, cameras and gaussians, not {unknown[0]!r}")
+def _check(images: Tensor, cameras: Cameras | None, K: Tensor | None, outputs, frame: str, cameras_from: str) -> None:
+    if images.ndim != 4 or images.shape[1] != 3 or len(images) == 0:
+        raise ValueError(f"images must be [V, 3, H, W] with one view or more, got {tuple(images.shape)}")
+    if not images.is_floating_point():
+        raise ValueError(f"images must be floating point in 0..1, got {images.dtype}")
+    low, high = (float(x) for x in images.aminmax())
+    # Resampled photos overshoot a little; NaN compares as neither.
+    if not (low >= -0.5 and high <= 1.5):
+        raise ValueError(f"images must be in 0..1 and finite, got values from {low:g} to {high:g}")
+    for name, value, known in (
+        *(("outputs", output, ("depth", "cameras", "gaussians")) for output in outputs),
+        ("frame", frame, ("given", "network")),
+        ("cameras_from", cameras_from, ("decoder", "rays")),
+    ):
+        if value not in known:
+            raise ValueError(f"{name} can be {', '.join(known)}, not {value!r}")
+    count, size = len(images), tuple(images.shape[-2:])
     if K is not None and cameras is not None:
         raise ValueError("give cameras, which have intrinsics, or K alone; not both")
-    if K is not None and K.shape != (len(images), 3, 3):
-        raise ValueError(f"K must be {(len(images), 3, 3)} for {len(images)} images, got {tuple(K.shape)}")
+    if K is not None and K.shape != (count, 3, 3):
+        raise ValueError(f"K must be {(count, 3, 3)} for {count} images, got {tuple(K.shape)}")
+    if cameras is not None and (cameras.shape != (count,) or tuple(cameras.size) != size):
+        raise ValueError(
+            f"cameras must be [{count}] of {size[0]}x{size[1]} (H x W) as the images are, "
+            f"got {list(cameras.shape)} of {cameras.size[0]}x{cameras.size[1]}"
+        )
+    if K is not None:
+        cameras = Cameras(torch.eye(4).expand(count, 4, 4), K, size)
+    if cameras is not None:
+        validate(cameras)

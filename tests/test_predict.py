@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from geometry.cameras import Cameras, project
+from geometry.cameras import Cameras, project, resize
 from geometry.preprocess import preprocess
 from geometry.ray_cameras import cameras_from_rays
 from splat.predict import Prediction, predict
@@ -143,6 +143,8 @@ def test_monocular_networks():
     ("change", "message"),
     [
         ({"outputs": ["pictures"]}, "not 'pictures'"),
+        ({"frame": "world"}, "frame can be given, network, not 'world'"),
+        ({"cameras_from": "ray"}, "cameras_from can be decoder, rays, not 'ray'"),
         ({"K": torch.eye(3).expand(2, 3, 3)}, r"K must be \(3, 3, 3\)"),
         ({"reference_view": "best"}, "reference_view"),
         ({"mode": "float16"}, "precision must be"),
@@ -152,6 +154,45 @@ def test_monocular_networks():
 def test_what_does_not_fit_is_said(change, message):
     with pytest.raises(ValueError, match=message):
         predict(views(3)[0], None, tiny_model("a"), **change)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x: (x * 255).to(torch.uint8), "floating point in 0..1, got torch.uint8"),
+        (lambda x: x * 255, "from .* to 2"),
+        (lambda x: x.where(x < 0.5, torch.nan), "finite, got values from nan"),
+        (lambda x: x[:0], r"one view or more, got \(0, 3"),
+        (lambda x: x[:, :1], r"must be \[V, 3, H, W\]"),
+        (lambda x: x[None], r"must be \[V, 3, H, W\]"),
+        (lambda x: x[..., :-1], "multiples of 14"),
+    ],
+)
+def test_what_are_no_images_is_said(change, message):
+    with pytest.raises(ValueError, match=message):
+        predict(change(views(3)[0]), None, tiny_model("a"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c[:2], r"cameras must be \[3\] .* got \[2\]"),
+        (lambda c: c[None], r"cameras must be \[3\] .* got \[1, 3\]"),
+        (lambda c: resize(c, (84, 112)), "got .* of 84x112"),
+        (lambda c: Cameras(c.w2c * torch.nan, c.K, SIZE), "camera 0: its pose holds NaN"),
+        (lambda c: Cameras(c.w2c * torch.tensor([-1.0, 1, 1, 1])[:, None], c.K, SIZE), "not a rotation"),
+        (lambda c: Cameras(c.w2c, -c.K, SIZE), "focal length .* must be above 0"),
+    ],
+)
+def test_what_are_no_cameras_is_said(change, message):
+    """As known cameras, and where only intrinsics are at fault as `K` too."""
+    images, cameras = views(3)
+    wrong, network = change(cameras), tiny_model("a")
+    with pytest.raises(ValueError, match=message):
+        predict(images, wrong, network)
+    if wrong.w2c is cameras.w2c and wrong.size == SIZE:
+        with pytest.raises(ValueError, match=message):
+            predict(images, None, network, K=wrong.K)
 
 
 def test_cameras_and_intrinsics_are_one_too_many():

@@ -165,4 +165,4 @@ def test_wrong_shapes_are_refused():
     with pytest.raises(ValueError, match=r"\[V, 3, H, W\]"):
         reconstruct(images[None], cameras, model())
     with pytest.raises(ValueError, match="multiples of 14"):
-        reconstruct(images[..., :-3], cameras, model())
+        reconstruct(images[..., :-3], None, model())
