@@ -1,7 +1,11 @@
 """The trainer: batches as pure functions of their place, exact resume, bad steps skipped and named."""
 
 import dataclasses
+import errno
 import json
+import os
+import signal
+import time
 
 import numpy as np
 import pytest
@@ -20,6 +24,7 @@ from tests.train_run import TINY, Planes, tiny_config, walk
 from train import metrics_log, nvs
 from train.config import LossWeights, TrainConfig, check
 from train.flops import FlopCount, layer_flops
+from train.guard import Guard, Sample
 from train.objective import Forward, Objective, into_predicted
 from train.optimizer import Ema, learning_rate
 from train.plan import plan, shares
@@ -104,6 +109,35 @@ def test_bad_steps_in_a_row_stop_the_run_with_a_dump(tiny_run, monkeypatch):
     with safe_open(dump, framework="pt") as file:
         assert file.get_tensor("images").isnan().all() and "plane/" in file.metadata()["names"]
     assert [row["step"] for row in rows(tiny_run.out / "skipped.jsonl")] == [1, 2]
+
+
+def test_a_full_disk_is_one_line_that_names_the_run(tiny_run, monkeypatch, capsys):
+    def write(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(metrics_log, "write", write)
+    with pytest.raises(SystemExit) as ended:
+        nvs.run(tiny_run)
+    assert ended.value.code == 1
+    assert capsys.readouterr().err.endswith("run: no space left on the disk; make room and go on with --resume\n")
+
+
+def test_ctrl_c_ends_the_run_after_the_step_and_again_at_once(tiny_run):
+    before = {kind: signal.getsignal(kind) for kind in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        guard = Guard(tiny_run, None, 0)
+        for step in range(2):
+            guard.reach(step, torch.ones(()), [Sample(0, ("a",), torch.tensor(True))])
+            assert not guard.settle(behind=0)
+        os.kill(os.getpid(), signal.SIGINT)
+        guard.reach(2, torch.ones(()), [Sample(0, ("a",), torch.tensor(True))])
+        assert not guard.settle(behind=1) and guard.settle(behind=0) and guard.stopped_by == "SIGINT"
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(1)
+    finally:
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
 
 
 def test_all_kinds_of_training_take_a_step(tiny_run, monkeypatch):

@@ -2,6 +2,8 @@
 
 import json
 import multiprocessing
+import os
+import signal
 import socket
 import time
 from pathlib import Path
@@ -106,33 +108,58 @@ def test_one_process_that_fails_or_is_poisoned_speaks_for_both(tmp_path):
     assert skipped["step"] == 2 and len(skipped["samples"]) == 2 and len(skipped["loss_not_finite"]) == 1
 
 
+LONG = {"steps": 400, "geometry_steps": 400, "save_every": 3, "resume": True, "pose_dropout": 0}
+
+
+def begin(out, **changes):
+    """The processes of a long run, once they have saved a checkpoint of their own."""
+    latest, before = out / "checkpoints" / "latest", None
+    if latest.exists():
+        before = latest.read_text()
+    children = start(out, **LONG | changes)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and (not latest.exists() or latest.read_text() == before):
+        time.sleep(0.02)
+    return children
+
+
+def last_step(out):
+    return int((out / "checkpoints" / "latest").read_text().removeprefix("step-"))
+
+
 @pytest.mark.slow
 def test_sigterm_saves_and_kill_9_loses_nothing_that_was_saved(tmp_path):
     out = tmp_path / "run"
-    changes = {"steps": 400, "geometry_steps": 400, "save_every": 3, "resume": True, "pose_dropout": 0}
-
-    def begin():
-        (child,) = start(out, **changes)
-        latest, before = out / "checkpoints" / "latest", None
-        if latest.exists():
-            before = latest.read_text()
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline and (not latest.exists() or latest.read_text() == before):
-            time.sleep(0.02)
-        return child
-
     for _ in range(2):
-        child = begin()
+        (child,) = begin(out)
         child.kill()
         child.join()
-    child = begin()
+    (child,) = begin(out)
     child.terminate()
     (code,), (text,) = finish(out, [child])
     assert code == 0 and "stopped by SIGTERM after step" in text
-    last = int((out / "checkpoints" / "latest").read_text().removeprefix("step-"))
-    assert last >= 9 and f"after step {last};" in text
+    assert last_step(out) >= 9 and f"after step {last_step(out)};" in text
+    assert not (out / "validation").exists(), "who stops a run may not wait for long"
     steps = [row["step"] for row in rows(out) if "loss" in row]
     assert steps == sorted(set(steps))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fsdp", [False, True], ids=["ddp", "fsdp"])
+def test_what_ends_one_process_ends_both_and_the_run_goes_on(tmp_path, fsdp):
+    """SIGTERM to one: both save and end well. Kill -9 of one: the other says so. Then one process goes on alone."""
+    out = tmp_path / "run"
+    children = begin(out, processes=2, fsdp=fsdp)
+    os.kill(children[1].pid, signal.SIGTERM)
+    codes, texts = finish(out, children)
+    assert codes == [0, 0] and f"stopped by another process after step {last_step(out)}" in texts[0]
+    children = begin(out, processes=2, fsdp=fsdp)
+    children[1].kill()
+    codes, texts = finish(out, children, timeout=60)
+    assert codes == [1, -signal.SIGKILL] and "process 0 of 2: another process has ended" in texts[0]
+    steps = last_step(out) + 1
+    codes, texts = finish(out, start(out, **LONG | {"steps": steps, "geometry_steps": steps}))
+    assert codes == [0] and last_step(out) == steps, texts
 
 
 def test_launcher_files_name_what_the_trainer_does():

@@ -52,9 +52,8 @@ def save(
             _publish(temporary, final)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise OSError(
-            f"{final} could not be saved ({error}); the checkpoint before it is whole, go on from it with --resume"
-        ) from error
+        before = "the checkpoint before it is whole" if (folder / "latest").exists() else "there is none before it"
+        raise OSError(f"{final} could not be saved ({error}); {before}, go on with --resume") from error
     return final
 
 

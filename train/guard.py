@@ -43,10 +43,12 @@ class Guard:
         minutes = config.stop_after_minutes
         self._deadline = None if minutes is None else time.monotonic() + 60 * minutes
         self._open: deque[tuple[int, Tensor, list[Sample]]] = deque()
-        signal.signal(signal.SIGTERM, self._on_signal)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
 
-    def _on_signal(self, *_) -> None:
-        self._asked = "SIGTERM"
+    def _on_signal(self, number: int, _) -> None:
+        self._asked = signal.Signals(number).name
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a second Ctrl-C ends the run at once
 
     def reach(self, step: int, norm: Tensor, samples: list[Sample]) -> Tensor:
         """Whether `step` is to be skipped, 0.0 or 1.0 on the device: some process's loss or gradient is not finite.

@@ -8,6 +8,7 @@ in the step), whatever the number of processes; docs/training.md tells how to st
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 from dataclasses import asdict
@@ -102,9 +103,10 @@ def main(config: TrainConfig) -> None:
             meter.flops += flops.take()
             meter.add({"norm": norm, "skipped": optimizer.found_inf}, 1.0)
 
-            last = done == config.steps or guard.settle(behind=1)
-            logs, validates, saves = (
-                last or done % every == 0 for every in (config.log_every, config.validate_every, config.save_every)
+            stopped = guard.settle(behind=1)
+            last = stopped or done == config.steps
+            logs, saves, validates = (
+                last or done % every == 0 for every in (config.log_every, config.save_every, config.validate_every)
             )
             if logs or saves:
                 guard.settle(behind=0)
@@ -112,7 +114,10 @@ def main(config: TrainConfig) -> None:
                 values = meter.report() | {"lr": optimizer.param_groups[-1]["lr"], "skipped_in_all": guard.skipped}
                 metrics_log.write(accelerator, config.out, done, values)
                 bar.set_postfix({k: f"{values[k]:.3g}" for k in SHOWN if k in values})
-            if validates:
+            if saves:
+                state = {"step": done, "skipped": guard.skipped}
+                checkpoint.save(config.out, state, model, ema, optimizer, writes=first)
+            if validates and not stopped:  # who stops a run may not wait for long
                 drawings = config.out / "validation" / f"step-{done:07d}" if first else None
                 with ema.in_place():
                     values = validate(forward, network, config, synthetic, objective.perceptual, drawings)
@@ -122,9 +127,6 @@ def main(config: TrainConfig) -> None:
                 if values and first:
                     bar.write(f"step {done}: " + ", ".join(f"{k} {v:.4g}" for k, v in values.items()), file=sys.stderr)
                 meter.reset()
-            if saves:
-                state = {"step": done, "skipped": guard.skipped}
-                checkpoint.save(config.out, state, model, ema, optimizer, writes=first)
             if last:
                 break
     with ema.in_place():
@@ -203,6 +205,8 @@ def run(config: TrainConfig) -> None:
     try:
         main(config)
     except (ValueError, OSError, ImportError, FloatingPointError) as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:  # its own words name no file
+            error = OSError(f"{config.out}: no space left on the disk; make room and go on with --resume")
         processes.fail(error)
     except torch.OutOfMemoryError as error:
         what = str(error).splitlines()[0]
