@@ -6,11 +6,13 @@ Parameter names in a file are the published ones, that is with the prefix `model
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import re
 import sys
 from functools import lru_cache
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -92,9 +94,11 @@ def _download(repository: str, file: str) -> Path:
 def read_config(path: Path) -> ModelConfig:
     """A configuration written by `save`, or a published one, whose `model_name` says all."""
     try:
-        if path.stat().st_size > MAX_CONFIG:
+        with _open(path) as file:
+            text = file.read(MAX_CONFIG + 1)
+        if len(text) > MAX_CONFIG:
             raise ValueError(f"larger than {MAX_CONFIG} bytes")
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(text.decode("utf-8"))
     except FileNotFoundError:
         raise OSError(f"{path}: missing; it says which network the weights belong to") from None
     except OSError as error:
@@ -124,10 +128,10 @@ def config_text(config: ModelConfig) -> str:
 
 def check_format(path: Path) -> None:
     """OSError in one line unless `path` starts like a .safetensors file: the length of its header, then the header."""
-    if path.suffix in OTHER_FORMATS:
+    if path.suffix.lower() in OTHER_FORMATS:
         raise OSError(f"{path}: maybe a pickle, which can run any code when read; only .safetensors files are loaded")
     try:
-        with open(path, "rb") as file:
+        with _open(path) as file:
             head = file.read(16)
             length = int.from_bytes(head[:8], "little")
             if head[8:9] == b"{" and length <= MAX_HEADER:
@@ -145,6 +149,12 @@ def check_format(path: Path) -> None:
     if head.startswith(b"version https:/"):
         raise OSError(f"{path}: a Git LFS pointer and not the weights; run `git lfs pull`")
     raise OSError(f"{path}: not a .safetensors file")
+
+
+def _open(path: Path) -> BinaryIO:
+    if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe or a device may never end
+        raise OSError(errno.EINVAL, "Not a regular file")
+    return open(path, "rb")
 
 
 def _once(pairs: list[tuple[str, object]]) -> None:
@@ -186,7 +196,10 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         # The sum is finite if all are, but for overflow, and several times as quick to find.
         if not tensor.sum().isfinite() and not tensor.isfinite().all():
             raise ValueError(f"{path}: {_short(name)} holds values that are not finite; the training run broke there")
-        read[name.removeprefix(PREFIX)] = tensor
+        own = name.removeprefix(PREFIX)
+        if own in read:
+            raise ValueError(f"{path}: {_short(own)} is there twice, with and without the prefix {PREFIX!r}")
+        read[own] = tensor
     return read
 
 

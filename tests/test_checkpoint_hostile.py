@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import pickle
 import struct
 import tracemalloc
@@ -112,7 +113,7 @@ def test_a_file_cut_off(saved, cut):
 
 
 def test_pickles_are_refused_by_name(saved):
-    for suffix in (".pt", ".bin", ".ckpt"):
+    for suffix in (".pt", ".bin", ".ckpt", ".PTH"):
         path = saved / f"weights{suffix}"
         path.write_bytes((saved / "model.safetensors").read_bytes())
         assert "only .safetensors files are loaded" in refusal(path)
@@ -130,6 +131,12 @@ def changed(folder, **tensors) -> None:
 def test_other_stored_types(saved, dtype):
     changed(saved, backbone__pretrained__norm__bias=torch.zeros(64).to(dtype))
     assert f"backbone.pretrained.norm.bias is stored as {dtype}" in refusal(saved, ValueError)
+
+
+def test_a_parameter_under_two_names(saved):
+    path = saved / "model.safetensors"
+    save_file(load_file(path) | {"backbone.pretrained.norm.bias": torch.zeros(64)}, path)
+    assert "backbone.pretrained.norm.bias is there twice" in refusal(saved, ValueError)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
@@ -189,6 +196,20 @@ def test_folders_in_place_of_files(saved):
     (saved / "config.json").unlink()
     (saved / "config.json").mkdir()
     assert "Is a directory" in refusal(saved)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+def test_what_never_ends_is_not_read(saved, name):
+    (saved / name).unlink()
+    (saved / name).symlink_to("/dev/zero")
+    assert "cannot be read (Not a regular file)" in refusal(saved)
+    (saved / name).unlink()
+    os.mkfifo(saved / name)
+    assert "cannot be read (Not a regular file)" in refusal(saved)
+    (saved / name).unlink()
+    (saved / name).symlink_to(name)
+    assert "cannot be read (Too many levels of symbolic links)" in refusal(saved)
 
 
 GOOD = json.loads(config_text(PRESETS["nano"]))
