@@ -42,7 +42,7 @@ class Client:
 
     def __init__(self):
         self.camera, self.scene = Camera(), self
-        self.frames, self.splats, self.notices, self.fails = [], [], [], None
+        self.frames, self.splats, self.notices, self.fails, self.removed = [], [], [], None, 0
 
     def set_background_image(self, image, format, jpeg_quality):
         if self.fails:
@@ -51,7 +51,13 @@ class Client:
 
     def add_gaussian_splats(self, name, *buffers):
         self.splats.append(buffers)
-        return Client()
+        return self
+
+    def remove(self):
+        self.removed += 1
+
+    def set_global_visibility(self, visible):
+        self.visible = visible
 
     def add_notification(self, title, body, **_):
         self.notices.append(body)
@@ -132,6 +138,30 @@ def test_the_browser_gets_few_enough_splats(tab):
     tab.redraw()
     done(tab)
     assert len(tab.client.splats) == 1 and tab.mode == SPLATS  # nothing changed, so nothing is sent anew
+
+
+def test_a_browser_that_draws_no_splats_gets_pictures():
+    app = App(0, "cpu")
+    app.show(viewer_scene.exhibit())
+    session = Session(app, Client())
+    session.open("wall")
+    done(session)
+    assert session.client.frames and not session.client.splats
+    app.close()
+
+
+def test_splats_leave_the_browser_while_the_server_renders(tab):
+    done(tab)
+    page = np.zeros((60, 90, 3), np.uint8)
+    for step, away in enumerate((lambda: setattr(tab, "mode", RENDERED), lambda: tab.show_sheet(lambda size: page))):
+        away()
+        tab.redraw()
+        done(tab)
+        assert tab.client.removed == step + 1
+        tab.mode = SPLATS
+        tab.open("wall")
+        done(tab)
+        assert len(tab.client.splats) == step + 2
 
 
 def test_photos_are_scored_alike(tab):

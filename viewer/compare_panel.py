@@ -41,18 +41,22 @@ def add_compare_panel(session: Session) -> None:
         session.against = against.value if against.value in choices() else NOTHING
         session.how = how.value if how.value in HOW else HOW[0]
         session.split = float(split.value)
+        how.disabled = session.against == NOTHING
+        split.disabled = how.disabled or session.how != "wipe"
         camera_moved()
         session.redraw()
 
     def camera_moved() -> None:
         if session.against == NOTHING:
             line = ""
-        elif session.against != PHOTO:
-            line = "Left: this scene. Right: the other, from the same camera."
-        elif session.view() is None:
-            line = "Go to a photo (click its camera) to see it beside the rendering."
-        else:
+        elif session.against == PHOTO and session.view() is None:
+            line = "Go to a photo (click its camera) to compare it with the rendering."
+        elif session.how == "difference":
+            line = "Dark where both agree, yellow where they differ by 0.3 of full brightness and more."
+        elif session.against == PHOTO:
             line = f"Left: rendering. Right: photo {session.view() + 1}."
+        else:
+            line = "Left: this scene. Right: the other, from the same camera."
         if hint.content != line:
             hint.content = line
 

@@ -22,7 +22,8 @@ class Options:
     device: str = "auto"
     """where to reconstruct and render: auto (the GPU if there is one), cpu, cuda, cuda:1, ..."""
     splats: int = 500_000
-    """how many Gaussians a browser draws at most; larger scenes are thinned there, never on the server"""
+    """how many Gaussians a browser draws at most; larger scenes are thinned there, never on the server; 0 leaves all
+    drawing to the server, for a browser without a GPU"""
 
 
 def run(options: Options) -> int:

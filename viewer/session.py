@@ -47,7 +47,7 @@ class Session:
         self.app, self.client = app, client
         self.exhibit: Exhibit | None = None
         self.look = Look()
-        self.mode = SPLATS
+        self.mode = SPLATS if app.most else RENDERED
         self.against, self.how, self.split = NOTHING, "wipe", 0.5
         self.sheet: Callable[[tuple[int, int]], np.ndarray] | None = None  # shown in place of the scene
         self.requested: set[str] = set()  # names of scenes that this tab asked for and waits for
@@ -131,6 +131,7 @@ class Session:
     def redraw(self) -> None:
         """Draw what the state asks for, soon; many calls in a row cost one drawing."""
         if self.sheet is not None:
+            self._post("hide", self._remove_splats)
             self._post("frame", self._draw_sheet)
             return
         if self.exhibit is None:
@@ -139,13 +140,13 @@ class Session:
         if self.in_browser:
             self._post("splats", self._draw_splats, 0.05)
         else:
-            self._post("hide", self._hide_splats)
+            self._post("hide", self._remove_splats)
             self._post_frames()
 
     @property
     def in_browser(self) -> bool:
         """Whether the browser draws the splats itself."""
-        return self.mode == SPLATS and self.against == NOTHING
+        return self.mode == SPLATS and self.against == NOTHING and self.sheet is None
 
     def still(self, camera: Cameras) -> np.ndarray:
         """What camera [1] sees with the tab's look, uint8 [H, W, 3]; waits for the render thread."""
@@ -244,21 +245,22 @@ class Session:
         e, look = self.exhibit, self.look
         key = (id(e), look.opacity, look.confidence, look.degree)
         self._set_background(np.full((1, 1, 3), np.round(255 * np.array(look.background)), np.uint8))
-        if self._sent != key or self._splats is None:
-            gaussians = self.gaussians()
-            drawn = thin(gaussians, self.app.most)
-            buffers = browser_splats(drawn, e.cameras.centers.mean(0), e.browser_scale)
-            old, self._splats = self._splats, None
-            if old is not None:
-                old.remove()
-            self._splats = self.client.scene.add_gaussian_splats("/splats", *buffers)
-            self._sent = key
-            self.drawn_note(_drawn_line(e.gaussians.count, gaussians.count, drawn.count))
-        self._splats.visible = True
+        if self._sent == key and self._splats is not None:
+            return
+        gaussians = self.gaussians()
+        drawn = thin(gaussians, self.app.most)
+        buffers = browser_splats(drawn, e.cameras.centers.mean(0), e.browser_scale)
+        old, self._splats = self._splats, None
+        if old is not None:
+            old.remove()
+        self._splats, self._sent = self.client.scene.add_gaussian_splats("/splats", *buffers), key
+        self.drawn_note(_drawn_line(e.gaussians.count, gaussians.count, drawn.count))
 
-    def _hide_splats(self) -> None:
-        if self._splats is not None:
-            self._splats.visible = False
+    def _remove_splats(self) -> None:
+        """Take the splats out: a browser draws those that are only hidden as well, behind the server's pictures."""
+        if self._splats is not None and not self.in_browser:
+            self._splats.remove()
+            self._splats = None
 
     def _draw_sheet(self) -> None:
         draw, size = self.sheet, self._frame_size()

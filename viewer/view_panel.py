@@ -18,7 +18,7 @@ from splat.files import SUFFIXES, write_gaussians
 from viewer.browser_camera import cameras_from_text, cameras_text
 from viewer.exhibit import Exhibit
 from viewer.look import shown
-from viewer.session import MODES, Session
+from viewer.session import MODES, SPLATS, Session
 
 AXES = {
     "as the cameras": None,
@@ -39,7 +39,7 @@ def add_scene_panel(session: Session) -> None:
     scene = gui.add_dropdown("scene", names, initial_value=names[0], hint="what is open on this server")
     mode = gui.add_dropdown(
         "draw",
-        tuple(MODES),
+        tuple(mode for mode in MODES if mode != SPLATS or session.app.most),
         initial_value=session.mode,
         hint="the browser draws splats in one colour each; the server renders exactly, view-dependent colours and all, "
         "and sends pictures",
@@ -60,6 +60,8 @@ def add_scene_panel(session: Session) -> None:
         note.content = "  \n".join(_plain(line) for line in lines)
 
     def apply_mode(_event) -> None:
+        if mode.value not in mode.options:
+            raise ValueError("choose who draws from the list")
         session.mode = mode.value
         session.redraw()
 
