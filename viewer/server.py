@@ -36,8 +36,9 @@ def serve(
     """Show `things` (see `viewer.opening.open_thing`) in a page until Ctrl-C or SIGTERM; returns 0 then.
 
     The first thing is shown, the others can be chosen and compared; without any the page offers to upload photos. A
-    browser draws `most_splats` Gaussians at most, with 0 the server draws all. Raises OSError or ValueError, before anything is served, when a thing
-    cannot be opened, the device not used or the port is taken, ImportError when viser is missing.
+    browser draws `most_splats` Gaussians at most; with 0 the server draws all. Raises OSError or ValueError, before
+    anything is served, when a thing cannot be opened, the device not used or the port is taken, ImportError when viser
+    is missing.
     """
     if most_splats < 0:
         raise ValueError(f"--splats must be 0 or more, got {most_splats}")
