@@ -76,7 +76,7 @@ def predict(
         inputs, wanted = load(opened, split.inputs, size), (None, cameras_of(opened, split.targets, protocol.size))
         if protocol.cameras == "optimized":
             wanted = load(opened, split.targets, protocol.size)
-        return Views(split, inputs, wanted, seen_points(opened, split), time.perf_counter() - start)
+        return Views(split, inputs, wanted, seen_points(opened, split.inputs), time.perf_counter() - start)
 
     failed, spent, start = {}, dict.fromkeys(("load", "reconstruct", "render"), 0.0), time.perf_counter()
     with Writer() as writer:
@@ -144,13 +144,13 @@ def cameras_of(scene: Scene, names: Sequence[str], size: tuple[int, int]) -> Cam
     return load(blank, names, size)[1]
 
 
-def seen_points(scene: Scene, split: Split) -> Tensor | None:
-    """Points [P, 3] of structure from motion that the inputs see; all of them where it is not known which."""
+def seen_points(scene: Scene, names: Sequence[str]) -> Tensor | None:
+    """Points [P, 3] of structure from motion that the views `names` see; all of them where it is not known which."""
     if scene.points is None:
         return None
     xyz = scene.points.xyz
     if scene.points.visible is not None:
-        chosen = [scene.points.visible[scene.names.index(name)] for name in split.inputs]
+        chosen = [scene.points.visible[scene.names.index(name)] for name in names]
         xyz = xyz[np.unique(np.concatenate(chosen)).astype(int)]
     return torch.from_numpy(np.ascontiguousarray(xyz)).float()
 

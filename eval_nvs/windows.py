@@ -1,7 +1,8 @@
 """Score a checkpoint on windows of posed scenes: `python eval_nvs/windows.py --root SCENES --weights nano`.
 
 Every scene gives windows of neighbouring views: four are inputs, with their poses, and the two that lie most in between
-are targets. Beside our render stands the copy of the nearest input, the least that a model must beat. PSNR and SSIM are
+are targets. Beside our render stands the copy of the nearest input, the least that a model must beat, and with
+--seconds what optimisation reaches on the same inputs in that time (eval_nvs/methods/per_scene.py). PSNR and SSIM are
 those of splat/metrics.py, means over the images of a scene, then over scenes. This is the table of the model card; the
 benchmark by published protocols is eval_nvs/run.py.
 """
@@ -20,6 +21,10 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from eval_nvs.methods.per_scene import PerScene
+from eval_nvs.protocol import PROTOCOLS
+from eval_nvs.stages import seen_points
+from geometry.cameras import Cameras
 from geometry.scene import open_scene, views
 from geometry.view_selection import windows
 from splat.atomic import whole_file
@@ -37,6 +42,7 @@ class Args:
     context: int = 4  # input views of a window
     targets: int = 2  # target views of a window
     groups: int = 2  # windows per scene
+    seconds: float = 0  # time to fit Gaussians to the inputs of each window, from the scene's sparse points; 0: do not
     device: str = "cuda" if torch.cuda.is_available() else "cpu"  # where the network and the renderer run
     out: Path | None = None  # folder for results.json, table.md and a PNG per window
 
@@ -51,6 +57,15 @@ class Score:
     psnr: float
     ssim: float
     copy_psnr: float
+    fitted_psnr: float | None = None
+
+
+def fit(images: Tensor, cameras: Cameras, points: Tensor | None, args: Args) -> list[float]:
+    """PSNR of each target among images [V, 3, H, W] and cameras [V], inputs first, after a fit to the inputs."""
+    method = PerScene(PROTOCOLS["paper"], args.seconds, args.device)
+    fitted = method.reconstruct(images[: args.context], cameras[: args.context], points)
+    color = fitted.render(cameras[args.context :]).cpu()
+    return [psnr(a, b) for a, b in zip(color, images[args.context :], strict=True)]
 
 
 def score_window(
@@ -74,16 +89,20 @@ def score_window(
 
 def table(scores: list[Score]) -> str:
     """Markdown rows by scene, and their mean."""
-    lines = ["| scene | PSNR | SSIM | nearest copy | gain |", "|---|---|---|---|---|"]
-    means = []
+    keys = ["psnr", "ssim", "copy_psnr"] + ["fitted_psnr"] * (scores[0].fitted_psnr is not None)
+    names = ["scene", "PSNR", "SSIM", "nearest copy", "gain", "fitted to the inputs"][: 2 + len(keys)]
+    rows = {}
     for scene in sorted({s.scene for s in scores}):
-        rows = [s for s in scores if s.scene == scene]
-        means.append([np.mean([getattr(s, key) for s in rows]) for key in ("psnr", "ssim", "copy_psnr")])
-        p, s, c = means[-1]
-        lines.append(f"| {scene} | {p:.2f} | {s:.3f} | {c:.2f} | {p - c:+.2f} |")
-    p, s, c = np.mean(means, 0)
-    lines.append(f"| **mean of {len(means)} scenes** | **{p:.2f}** | **{s:.3f}** | **{c:.2f}** | **{p - c:+.2f}** |")
-    return "\n".join(lines)
+        images = [s for s in scores if s.scene == scene]
+        rows[scene] = [float(np.mean([getattr(s, key) for s in images])) for key in keys]
+
+    def cells(p: float, s: float, c: float, *fitted: float) -> list[str]:
+        return [f"{p:.2f}", f"{s:.3f}", f"{c:.2f}", f"{p - c:+.2f}", *(f"{f:.2f}" for f in fitted)]
+
+    mean = [f"**{cell}**" for cell in (f"mean of {len(rows)} scenes", *cells(*np.mean(list(rows.values()), 0)))]
+    body = [names, *([scene, *cells(*row)] for scene, row in rows.items()), mean]
+    head, *rest = (f"| {' | '.join(line)} |" for line in body)
+    return "\n".join([head, "|" + "---|" * len(names), *rest])
 
 
 def strip(pictures: Tensor) -> Image.Image:
@@ -102,6 +121,9 @@ def main(args: Args) -> None:
         for number, (inputs, targets) in enumerate(windows(scene.w2c, args.context, args.targets, args.groups)):
             images, cameras = views(scene, [*inputs, *targets], args.size, multiple=14)
             rows, pictures = score_window(model, images, cameras, args.context, args.device)
+            if args.seconds > 0:
+                fitted = fit(images, cameras, seen_points(scene, [scene.names[i] for i in inputs]), args)
+                rows = [row | {"fitted_psnr": value} for row, value in zip(rows, fitted, strict=True)]
             names = tuple(scene.names[i] for i in inputs)
             scores += [Score(scene.name, names, scene.names[t], **row) for t, row in zip(targets, rows, strict=True)]
             if args.out is not None:
@@ -109,7 +131,12 @@ def main(args: Args) -> None:
                 strip(pictures).save(args.out / f"{scene.name}-{number}.png")
     print(table(scores))
     if args.out is not None:
-        result = {"weights": args.weights, "size": args.size, "images": [vars(s) for s in scores]}
+        result = {
+            "weights": args.weights,
+            "size": args.size,
+            "seconds": args.seconds,
+            "images": [vars(s) for s in scores],
+        }
         for name, text in (("table.md", table(scores) + "\n"), ("results.json", json.dumps(result, indent=1))):
             with whole_file(args.out / name) as temporary:
                 temporary.write_text(text)

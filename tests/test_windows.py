@@ -21,6 +21,16 @@ def test_table_means_are_over_scenes():
     assert "**mean of 2 scenes** | **25.50** | **0.500** | **20.00** | **+5.50**" in text
 
 
+def test_what_optimisation_reaches_has_a_column():
+    rows = [windows.Score("one", ("a",), "b", 20, 0.5, 15, fitted) for fitted in (17.0, 18.0)]
+    text = windows.table(rows).splitlines()
+    assert text[:2] == [
+        "| scene | PSNR | SSIM | nearest copy | gain | fitted to the inputs |",
+        "|---|---|---|---|---|---|",
+    ]
+    assert text[2] == "| one | 20.00 | 0.500 | 15.00 | +5.00 | 17.50 |"
+
+
 def test_a_whole_run(tmp_path, capsys):
     images = torch.rand(7, 3, 28, 42, generator=torch.Generator().manual_seed(0))
     for name in ("one", "two"):
@@ -28,12 +38,18 @@ def test_a_whole_run(tmp_path, capsys):
     torch.manual_seed(0)
     GaussianModel(TINY).save_pretrained(tmp_path / "weights")
     args = windows.Args(
-        tmp_path / "scenes", str(tmp_path / "weights"), size=42, groups=1, device="cpu", out=tmp_path / "out"
+        tmp_path / "scenes",
+        str(tmp_path / "weights"),
+        size=42,
+        groups=1,
+        seconds=0.2,
+        device="cpu",
+        out=tmp_path / "out",
     )
     windows.main(args)
     assert "mean of 2 scenes" in capsys.readouterr().out
     result = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert len(result["images"]) == 4 and all(row["psnr"] > 0 for row in result["images"])
+    assert len(result["images"]) == 4 and all(row["psnr"] > 0 and row["fitted_psnr"] > 0 for row in result["images"])
     assert sorted(p.name for p in (tmp_path / "out").glob("*.png")) == ["one-0.png", "two-0.png"]
     with pytest.raises(ValueError, match="no scene folders here"):
         windows.main(windows.Args(tmp_path / "nowhere"))
