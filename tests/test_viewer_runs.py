@@ -1,7 +1,9 @@
 """What is shown of a training run that goes on, and of an evaluation."""
 
 import json
+import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +14,8 @@ from safetensors.torch import save_file
 from geometry.presets import PRESETS
 from splat.checkpoint import config_text
 from splat.model import GaussianModel
+from viewer import app as app_module
+from viewer.app import App
 from viewer.evaluation import scores_table
 from viewer.evaluation_panel import read_parts
 from viewer.opening import open_thing
@@ -125,3 +129,30 @@ def test_targets_of_an_evaluation_come_from_its_report(tmp_path):
     assert {name: int(part[0, 0, 0]) for name, part in parts.items()} == {"target": 200, "render": 100, "error": 90}
     # Two targets of one name: whose the photo is, nobody knows.
     assert all(list(read_parts(picture)) == ["render"] for picture in alike)
+
+
+def test_a_run_without_scenes_is_shown_on_one_that_its_job_makes(tmp_path, monkeypatch):
+    """The thread that reads the run stays free for curves and for Ctrl-C."""
+    monkeypatch.setattr(app_module, "write_sample", write_four_bytes)
+    monkeypatch.setattr(TrainingRun, "export", lambda run, folder: "step-0000040")
+    (tmp_path / "run" / "checkpoints" / "step-0000040").mkdir(parents=True)
+    (tmp_path / "run" / "checkpoints" / "latest").write_text("step-0000040")
+    (tmp_path / "run" / "config.json").write_text("{}")
+    app, told = App(1000, "cpu", reconstruct=read_four_bytes), []
+    app.sessions[0] = SimpleNamespace(run_changed=lambda: told.append("run"), job_changed=lambda job: None)
+    app.add(open_thing(tmp_path / "run"))
+    end = time.monotonic() + 120
+    while (app.current is None or not app.current.finished) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert app.current.error == "4 bytes in sample" and app.current.lines[0] == "making a scene to look at"
+    assert told == ["run"]  # the new checkpoint, told before anything is made of it
+    app.close()
+    assert not app._follower.is_alive()
+
+
+def write_four_bytes(folder, views, size):
+    (folder / "file").write_bytes(b"four")
+
+
+def read_four_bytes(scene, weights, views, size, device, report):
+    raise ValueError(f"{len((scene / 'file').read_bytes())} bytes in {scene.name}")

@@ -4,6 +4,7 @@ import threading
 import time
 from contextlib import nullcontext
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -162,6 +163,18 @@ def test_splats_leave_the_browser_while_the_server_renders(tab):
         tab.open("wall")
         done(tab)
         assert len(tab.client.splats) == step + 2
+
+
+def test_what_a_user_does_to_the_scene_brings_it_back_to_sight(tab):
+    page, done_to = np.zeros((60, 90, 3), np.uint8), []
+    act = tab.scene_action(lambda event: done_to.append(tab.sheet is None))
+    tab.show_sheet(lambda size: page)
+    act(SimpleNamespace(client=None))  # a value that the server set
+    act(SimpleNamespace(client=tab.client))
+    assert done_to == [False, True] and tab.client.visible
+    tab.exhibit = None
+    act(SimpleNamespace(client=tab.client))
+    assert tab.client.notices == ["no scene is open yet"] and len(done_to) == 2
 
 
 def test_photos_are_scored_alike(tab):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import sys
 import threading
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 # Results of jobs beyond this many are forgotten, the oldest first; what the command line named stays.
 MOST_RESULTS = 6
 _POLL_SECONDS = 2.0
+# How long the thread that reads a run may take to end.
+_PATIENCE = 10.0
 
 
 class App:
@@ -50,6 +53,7 @@ class App:
         self._uploads: dict[int, TemporaryDirectory] = {}
         self._closed = threading.Event()
         self._shown_checkpoint = ""
+        self._follower: threading.Thread | None = None
         self.follow = True
         self.jobs = JobQueue(reconstruct, self.folder, self._job_changed)
 
@@ -66,7 +70,8 @@ class App:
             self.evaluation = thing
         elif isinstance(thing, TrainingRun):
             self.run = thing
-            threading.Thread(target=self._follow, name="training run", daemon=True).start()
+            self._follower = threading.Thread(target=self._follow, name="training run", daemon=True)
+            self._follower.start()
         else:
             self.submit(Request(thing.path, thing.name, device=self.job_device))
 
@@ -93,6 +98,8 @@ class App:
         """Stop jobs, rendering and polling, and remove the temporary files."""
         self._closed.set()
         self.jobs.close()
+        if self._follower is not None:
+            self._follower.join(_PATIENCE)
         self.worker.close()
         for upload in self._uploads.values():
             upload.cleanup()
@@ -122,20 +129,21 @@ class App:
 
     def _follow(self) -> None:
         """The thread that watches a training run: metrics, pictures, and a scene from each new checkpoint."""
-        while not self._closed.wait(_POLL_SECONDS if self.run.series else 0.1):
+        before = None
+        while not self._closed.wait(_POLL_SECONDS if before else 0.1):
             try:
                 changed = self.run.read()
                 newest = self.run.checkpoint()
-                if self.follow and newest and newest.name != self._shown_checkpoint:
-                    busy = self.current is not None and not self.current.finished
-                    if not busy:
-                        self.show_checkpoint()
+                now = (newest, self.run.drawings()[:1])
+                if changed or now != before:
+                    for session in list(self.sessions.values()):
+                        session.run_changed()
+                before = now
+                busy = self.current is not None and not self.current.finished
+                if self.follow and newest and newest.name != self._shown_checkpoint and not busy:
+                    self.show_checkpoint()
             except (OSError, ValueError) as error:
                 print(f"viewer: {error}", file=sys.stderr)
-                changed = True
-            if changed:
-                for session in list(self.sessions.values()):
-                    session.run_changed()
 
     def show_checkpoint(self) -> None:
         """Reconstruct the run's validation scene with its newest network. Raises OSError or ValueError."""
@@ -144,12 +152,10 @@ class App:
         # Remembered before it is tried: one that cannot be read is not tried again and again.
         self._shown_checkpoint = newest.name if newest else ""
         step = self.run.export(weights)
-        scene = self.run.validation_scene()
+        scene, make = self.run.validation_scene(), None
         if scene is None:
-            scene = self.folder / "sample"
-            if not scene.is_dir():
-                write_sample(scene, views=6, size=(168, 224))
-        self.submit(Request(scene, f"{self.run.name} at {step}", weights, views=4, device=self.job_device))
+            scene, make = self.folder / "sample", partial(write_sample, views=6, size=(168, 224))
+        self.submit(Request(scene, f"{self.run.name} at {step}", weights, 4, device=self.job_device, make=make))
 
 
 def render_device(device: str) -> str:

@@ -15,6 +15,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Literal, Protocol
 
+from splat.atomic import whole_folder
 from splat.reconstruct import Reconstruction
 from viewer.exhibit import Exhibit, from_reconstruction, read_exhibit, write_exhibit
 
@@ -34,7 +35,10 @@ class Reconstructor(Protocol):
 
 @dataclass(frozen=True)
 class Request:
-    """What to reconstruct, and how; the fields are those of `raysplat reconstruct`."""
+    """What to reconstruct, and how; the fields are those of `raysplat reconstruct`.
+
+    `make` writes the source where it is not there yet, in the job's process, so that nobody waits for it.
+    """
 
     source: Path
     name: str
@@ -42,6 +46,7 @@ class Request:
     views: int | None = None
     size: int = 252
     device: str = "auto"
+    make: Callable[[Path], object] | None = None
 
 
 @dataclass
@@ -195,6 +200,10 @@ def _reconstruct(reconstruct: Reconstructor, request: Request, result: Path, con
         connection.send(("line", for_page(line)))
 
     try:
+        if r.make is not None and not r.source.exists():
+            report("making a scene to look at")
+            with whole_folder(r.source) as folder:
+                r.make(folder)
         made = reconstruct(r.source, r.weights, r.views, r.size, r.device, report)
         made = replace(made, notes=tuple(map(for_page, made.notes)))
         write_exhibit(result, from_reconstruction(r.name, made))

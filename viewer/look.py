@@ -129,5 +129,15 @@ def browser_splats(gaussians: Gaussians, eye: Tensor, scale: float) -> BrowserSp
     )
 
 
+def drawn_line(total: int, left: int, drawn: int) -> str:
+    """How many Gaussians the browser draws, and why not all."""
+    line = f"{total:,} Gaussians"
+    if left < total:
+        line += f", {left:,} above the thresholds"
+    if drawn < left:
+        line += f"; the browser draws {drawn:,} of them, chosen by opacity x size; the server renders all"
+    return line
+
+
 def _to_uint8(values: Tensor) -> np.ndarray:
     return (values.clamp(0, 1) * 255).round().byte().cpu().numpy()

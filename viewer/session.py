@@ -17,7 +17,7 @@ from splat.gaussians import Gaussians
 from viewer.browser_camera import Pose, between, nearest_view, on_canvas, to_cameras, to_pose
 from viewer.compare import How, combine, paste
 from viewer.exhibit import BROWSER_DISTANCE, Exhibit
-from viewer.look import Look, browser_splats, picture, shown, thin
+from viewer.look import Look, browser_splats, drawn_line, picture, shown, thin
 
 if TYPE_CHECKING:
     import viser
@@ -180,11 +180,13 @@ class Session:
         return run
 
     def scene_action(self, handler: Callable) -> Callable:
-        """`action` for what needs a scene: refused in a notice while none is open."""
+        """`action` for what needs a scene: refused while none is open; what a user asks for brings it back to sight."""
 
         def run(event) -> None:
             if self.exhibit is None:
                 raise ValueError("no scene is open yet")
+            if self.sheet is not None and event.client is not None:
+                self.open(self.exhibit.name)
             handler(event)
 
         return self.action(run)
@@ -254,7 +256,7 @@ class Session:
         if old is not None:
             old.remove()
         self._splats, self._sent = self.client.scene.add_gaussian_splats("/splats", *buffers), key
-        self.drawn_note(_drawn_line(e.gaussians.count, gaussians.count, drawn.count))
+        self.drawn_note(drawn_line(e.gaussians.count, gaussians.count, drawn.count))
 
     def _remove_splats(self) -> None:
         """Take the splats out: a browser draws those that are only hidden as well, behind the server's pictures."""
@@ -340,13 +342,3 @@ def _line(error: BaseException) -> str:
 def _same_place(a: Exhibit, b: Exhibit) -> bool:
     same_shape = a.cameras.w2c.shape == b.cameras.w2c.shape
     return same_shape and bool(torch.allclose(a.cameras.w2c, b.cameras.w2c, atol=1e-3 * a.distance))
-
-
-def _drawn_line(total: int, left: int, drawn: int) -> str:
-    """How many Gaussians the browser draws, and why not all."""
-    line = f"{total:,} Gaussians"
-    if left < total:
-        line += f", {left:,} above the thresholds"
-    if drawn < left:
-        line += f"; the browser draws {drawn:,} of them, chosen by opacity x size; the server renders all"
-    return line

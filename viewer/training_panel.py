@@ -8,6 +8,7 @@ from contextlib import suppress
 import numpy as np
 
 from geometry.images import read_image, resize_array
+from viewer.jobs import Job
 from viewer.session import Session
 
 # Of these metrics the first that a run has is shown first.
@@ -32,6 +33,7 @@ def add_training_panel(session: Session) -> None:
     picture = gui.add_image(np.full((8, 8, 3), 255, np.uint8), format="jpeg", jpeg_quality=85)
     follow = gui.add_checkbox("show new checkpoints", app.follow, hint="reconstruct a validation scene with each")
     now = gui.add_button("Show the newest now")
+    status = gui.add_markdown("")
     shown = {"drawing": ""}
 
     def refresh() -> None:
@@ -66,6 +68,10 @@ def add_training_panel(session: Session) -> None:
         picture.image = resize_array(image, (round(zoom * image.shape[0]), round(zoom * image.shape[1])))
         shown["drawing"] = drawing.value
 
+    def job_changed(job: Job) -> None:
+        if job.request.name.startswith(run.name):
+            status.content = _safe(f"{job.request.name} - {job.status.replace(':', ' -')}")
+
     def set_follow(_event) -> None:
         app.follow = bool(follow.value)
 
@@ -73,8 +79,11 @@ def add_training_panel(session: Session) -> None:
     drawing.on_update(action(draw_picture))
     follow.on_update(action(set_follow))
     now.on_click(action(lambda _: app.show_checkpoint()))
+    session.on_job.append(job_changed)
     session.on_run.append(_patient(refresh))
     session.on_run[-1]()
+    if app.current is not None:
+        job_changed(app.current)
 
 
 def _patient(refresh: Callable[[], None]) -> Callable[[], None]:

@@ -63,6 +63,8 @@ def add_scene_panel(session: Session) -> None:
         if mode.value not in mode.options:
             raise ValueError("choose who draws from the list")
         session.mode = mode.value
+        if session.sheet is not None and session.exhibit is not None:
+            session.open(session.exhibit.name)
         session.redraw()
 
     def apply_scene(_event) -> None:
@@ -78,7 +80,7 @@ def add_scene_panel(session: Session) -> None:
 
 def add_look_panel(session: Session) -> None:
     """Thresholds, colours, up and near."""
-    gui, action = session.client.gui, session.action
+    gui, action = session.client.gui, session.scene_action
     with gui.add_folder("What is shown"):
         opacity = gui.add_slider("opacity from", 0.0, 1.0, 0.01, 0.0, hint="hide Gaussians more transparent than this")
         confidence = gui.add_slider(
@@ -112,7 +114,7 @@ def add_look_panel(session: Session) -> None:
 
     for control in (opacity, confidence, degree, near, background):
         control.on_update(action(apply))
-    up.on_update(session.scene_action(apply_up))
+    up.on_update(action(apply_up))
     session.on_exhibit.append(exhibit_changed)
 
 
