@@ -126,6 +126,7 @@ def _section(result: dict, scene: dict, rows: list[dict], cards: list[str], inpu
         targets=len(rows),
         scores=_cells(scene, names),
         times=f"reconstructed in {seconds['reconstruct']:.2f} s, {len(rows)} targets in {seconds['render']:.2f} s",
+        notes="".join(f"<p class=note>{escape(note)}</p>" for note in scene["notes"]),
         inputs="".join(
             f'<img loading=lazy src="{quote(path)}" alt="input" title="{escape(name)}">'
             for path, name in zip(inputs, scene["inputs"], strict=True)

@@ -88,6 +88,7 @@ CARD = Template("""<figure>
 SCENE = Template("""<section id="$anchor">
 <h3>$scene</h3>
 <div class=scores>$scores<span>$times</span></div>
+$notes
 <div class=strip aria-label="$count inputs">$inputs</div>
 <div class=cards>
 $cards

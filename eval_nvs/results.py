@@ -22,9 +22,11 @@ _DIGITS = {"psnr": 2}
 
 @dataclass(frozen=True)
 class SceneScores:
-    """One scene: its split, a row of scores for each target in the split's order, and how its pictures were made."""
+    """One scene: its split, the reader's notes, a row of scores for each target in the split's order, and how its
+    pictures were made."""
 
     split: Split
+    notes: tuple[str, ...]
     rows: tuple[dict[str, float], ...]
     seconds: dict[str, float]
     device: str
@@ -81,6 +83,7 @@ def make(
                 "digest": s.split.digest,
                 "inputs": list(s.split.inputs),
                 "targets": len(s.rows),
+                "notes": list(s.notes),
                 **s.mean,
                 "seconds": s.seconds,
                 "device": s.device,

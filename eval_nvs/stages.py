@@ -116,25 +116,26 @@ def score(
 ) -> tuple[list[SceneScores], dict[str, str]]:
     """Scores of the stored pictures of each scene, and failures by scene."""
 
-    def read(scene: str) -> tuple[predictions.Prediction, Tensor, Tensor]:
+    def read(scene: str) -> tuple[predictions.Prediction, tuple[str, ...], Tensor, Tensor]:
         folder = scene_folder(out, scene)
         stored = predictions.read(folder)
         if stored is None:
             raise FileNotFoundError(f"{folder}: no prediction here; run without --score-only first")
         opened, split = open_scene(scene)
         predictions.check(folder, stored, predictions.settings_of(protocol, stored.settings["method"]), split)
-        return stored, predictions.images(folder, stored, split.targets), load(opened, split.targets, protocol.size)[0]
+        photos = load(opened, split.targets, protocol.size)[0]
+        return stored, opened.notes, predictions.images(folder, stored, split.targets), photos
 
     scored, failed = [], {}
     for scene, result in _shown(ahead(read, scenes), len(scenes), "score", progress):
         try:
-            stored, renders, photos = result()
+            stored, notes, renders, photos = result()
             rows = tuple(metrics(renders, photos))
         except FAILURES as error:
             failed[scene] = one_line(error)
             continue
-        method = stored.settings["method"]
-        scored.append(SceneScores(stored.split, rows, stored.seconds, stored.device, stored.environment, method))
+        made = (stored.seconds, stored.device, stored.environment, stored.settings["method"])
+        scored.append(SceneScores(stored.split, notes, rows, *made))
     return scored, failed
 
 

@@ -23,7 +23,7 @@ UNDISTORTED = "Undistorted_SfM"
 def find_megadepth(root: Path) -> dict[str, Path]:
     """Scene number to folder of all scenes with a COLMAP model below `root`, ascending; undistorted ones win."""
     found: dict[str, Path] = {}
-    for folder in folders_below(root, lambda path: bool(SCENE.fullmatch(path.name)), deepest=3):
+    for folder in folders_below(root, lambda path: bool(SCENE.fullmatch(path.name)), deepest=5):
         if models(folder) and (folder.name not in found or folder.parent.name == UNDISTORTED):
             found[folder.name] = folder
     return dict(sorted(found.items()))

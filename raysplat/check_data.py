@@ -94,7 +94,7 @@ def _tnt(root: Path) -> Iterator[Task]:
 
 
 def _megadepth(root: Path) -> Iterator[Task]:
-    for folder in folders_below(root, lambda path: bool(SCENE.fullmatch(path.name)), deepest=3):
+    for folder in folders_below(root, lambda path: bool(SCENE.fullmatch(path.name)), deepest=5):
         found = models(folder)
         if not found and (folder / "images").is_dir():
             yield _name(root, folder), lambda f=folder: _only(f, "no COLMAP model in sparse or sparse/manhattan/<k>")

@@ -167,7 +167,8 @@ def test_the_log_of_a_real_scene_is_its_colmap_model():
 def test_megadepth_mixed_cameras_sub_models_and_the_undistorted_form(tmp_path):
     sizes = (SIZE, (128, 96), (60, 100))
     lens = {"model_name": "SIMPLE_RADIAL", "params": "100 64 48 -0.05"}
-    sfm, plain = tmp_path / "MegaDepth_v1_SfM" / "5007", tmp_path / "Undistorted_SfM" / "5007"
+    sfm = tmp_path / "phoenix" / "S6" / "zl548" / "MegaDepth_v1_SfM" / "5007"
+    plain = tmp_path / "Undistorted_SfM" / "5007"
     write_colmap(sfm, count=6, model="sparse/manhattan/1", names="{}_ab.png", **lens)
     write_colmap(sfm / "x", count=3, model="sparse/manhattan/2", names="{}_cd.png", **lens)
     (sfm / "x" / "sparse" / "manhattan" / "2").rename(sfm / "sparse" / "manhattan" / "2")

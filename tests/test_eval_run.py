@@ -111,6 +111,16 @@ def test_an_interrupted_run_goes_on(root, single, tmp_path, monkeypatch):
     assert (tmp_path / "out" / "table.md").read_text() == (single / "table.md").read_text()
 
 
+def test_what_a_reader_left_out_or_assumed_is_told(tmp_path):
+    write_scenes(tmp_path / "scenes", ("one",), views=20)
+    (tmp_path / "scenes" / "one" / "images" / "0007.png").unlink()
+    out = tmp_path / "out"
+    assert run.main(arguments(tmp_path / "scenes", out)) == 0
+    (note,) = result_of(out)["scenes"][0]["notes"]
+    assert "1 of 20 frames cannot be used" in note and "0007.png" in note
+    assert "1 of 20 frames cannot be used" in (out / "report.html").read_text()
+
+
 def test_a_scene_that_fails_is_named_and_the_run_goes_on(root, tmp_path, capsys):
     broken = tmp_path / "scenes"
     write_scenes(broken, ("one", "two"))
