@@ -2,8 +2,9 @@
 
 A row is one network trained one way: milliseconds a step (forward, rendering, backward, clipping, AdamW, EMA; no data,
 no LPIPS, no teacher), peak memory, and model FLOPs utilisation against the data sheet's dense bfloat16 peak and against
-what a matrix product of 8192 reaches on this device. What does not fit or fails is a row that says so.
-`--networks nano --views 2 --targets 1 --size 56 56 --steps 1` tries it out on a CPU.
+what a matrix product of 8192 reaches on this device. Rows with torch.compile give their time in parts of the same
+without it. What does not fit or fails is a row that says so. `--networks nano --views 2 --targets 1 --size 56 56
+--steps 1` tries it out on a CPU, with `--variants bf16 "bf16, compile"` in two minutes.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from train.objective import Forward, Objective
 from train.optimizer import Ema, make_optimizer
 from train.start import make_model, prepare_blocks
 
+COMPILED = ", compile"  # ends the name of a variant, before which stands its eager twin
 VARIANTS: dict[str, dict] = {
     "plain (float32)": {"bf16": False},
     "bf16": {},
@@ -34,6 +36,7 @@ VARIANTS: dict[str, dict] = {
     "bf16, heads too, compile": {"compile": True, "heads": True},
     "bf16, checkpointing, compile": {"checkpointing": True, "compile": True},
     "bf16, Gaussian head only": {"trained": "gaussians"},
+    "bf16, Gaussian head only, compile": {"compile": True, "trained": "gaussians"},
 }
 
 
@@ -56,26 +59,32 @@ def main(args: Args) -> None:
     stated = f"{peak:.0f}" if peak else "not known"
     print(f"{name}, torch {torch.__version__}; peak {stated} TFLOP/s stated, {measured:.1f} measured (bf16 matmul)")
     print(f"{args.scenes} x {args.views} input and {args.targets} target views of {args.size[0]}x{args.size[1]}\n")
-    print("| network | trained | ms a step | first step, s | memory, GiB | TFLOP a step | MFU | of measured |")
-    print("|---|---|---|---|---|---|---|---|", flush=True)
+    print(
+        "| network | trained | ms a step | of eager | first step, s | memory, GiB | TFLOP a step | MFU | of measured |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|", flush=True)
     for network in args.networks:
+        eager: dict[str, float] = {}  # ms a step by variant
         for variant in args.variants:
             # Each failure is a row: out of memory above all, but compilers and kernels fail in ways of their own.
             try:
                 result = measure(args, device, network, VARIANTS[variant])
-                used = [f"{100 * result.tflops / p:.1f} %" if p else "" for p in (peak, measured)]
+                before = eager.get(variant.removesuffix(COMPILED)) if variant.endswith(COMPILED) else None
+                if before is None:
+                    eager[variant] = result.ms
                 cells = [
                     f"{result.ms:.0f}",
+                    share(result.ms, before),
                     f"{result.first:.1f}",
-                    f"{result.memory:.1f}",
+                    "" if result.memory is None else f"{result.memory:.1f}",
                     f"{result.tflop:.2f}",
-                    *used,
+                    *(share(result.tflops, tflops) for tflops in (peak, measured)),
                 ]
             except torch.OutOfMemoryError:
-                cells = ["out of memory"] + [""] * 5
+                cells = ["out of memory"] + [""] * 6
             except (RuntimeError, ValueError, ImportError) as error:
                 what = str(error).strip() or type(error).__name__
-                cells = [f"failed: {what.splitlines()[0][:100]}"] + [""] * 5
+                cells = [f"failed: {what.splitlines()[0][:100]}"] + [""] * 6
             print(f"| {network} | {variant} | " + " | ".join(cells) + " |", flush=True)
             torch._dynamo.reset()
             gc.collect()
@@ -83,11 +92,15 @@ def main(args: Args) -> None:
                 torch.cuda.empty_cache()
 
 
+def share(value: float, whole: float | None) -> str:
+    return f"{100 * value / whole:.1f} %" if whole else ""
+
+
 @dataclass(frozen=True)
 class Result:
     ms: float  # a step, median
     first: float  # seconds of the first step, compilation included
-    memory: float  # peak, GiB
+    memory: float | None  # peak of a GPU, GiB
     tflop: float  # of a step
 
     @property
@@ -126,7 +139,7 @@ def measure(args: Args, device: torch.device, preset: str, variant: dict) -> Res
         sync()
         times.append(time.perf_counter() - began)
         tflop = flops.take() / 1e12
-    memory = torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else float("nan")
+    memory = torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else None
     return Result(1e3 * statistics.median(times[2:]), times[0], memory, tflop)
 
 

@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
 from torch import Tensor
+from tqdm import tqdm
 
 from train.batch import Batch
 from train.config import TrainConfig
@@ -97,7 +98,7 @@ class Guard:
         with open(self.out / "skipped.jsonl", "a", encoding="utf-8") as lines:
             lines.write(json.dumps(row) + "\n")
         what = f"loss of {', '.join(sum(blamed, ()))}" if blamed else "gradient"
-        print(f"step {step + 1} skipped: the {what} is not finite", file=sys.stderr)
+        tqdm.write(f"step {step + 1} skipped: the {what} is not finite", file=sys.stderr)
 
     def _dump(self, step: int, samples: list[Sample]) -> None:
         for sample in samples:
