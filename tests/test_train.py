@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import time
+from functools import partial
 
 import numpy as np
 import pytest
@@ -177,6 +178,15 @@ def test_checkpointing_and_the_flop_count_leave_gradients_alone():
     assert gradients[0].keys() == gradients[1].keys()
     assert all(torch.equal(gradients[0][name], gradients[1][name]) for name in gradients[0])
     assert counts[0] == counts[1] > 0
+
+
+def test_a_compiled_run_saves_under_plain_names_and_resumes(tiny_run, monkeypatch):
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))  # all but the machine code
+    config = dataclasses.replace(tiny_run, compile=True, steps=3, geometry_steps=3, pose_dropout=0)
+    nvs.main(dataclasses.replace(config, stop_after_minutes=1e-9))
+    nvs.main(dataclasses.replace(config, resume=True))
+    saved = load_file(config.out / "checkpoints" / "step-0000003" / "model.safetensors")
+    assert saved.keys() == GaussianModel(TINY).state_dict().keys()
 
 
 def test_flops_of_a_block_are_those_that_torch_counts():

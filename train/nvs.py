@@ -63,6 +63,8 @@ def main(config: TrainConfig) -> None:
     objective = make_objective(config, network, device)
     if first:
         open_folder(config, network, state["step"])
+        count = accelerator.num_processes
+        print(f"{network.name} on {device.type}, {count} process{'es' * (count > 1)}", file=sys.stderr)
     accelerator.init_trackers("raysplat", init_kwargs={"tensorboard": {"purge_step": state["step"] + 1}})
 
     def draw(step: int, index: int) -> Batch:
@@ -176,7 +178,7 @@ def open_folder(config: TrainConfig, network: NetworkConfig, step: int) -> None:
     if step and path.is_file():
         before = json.loads(path.read_text(encoding="utf-8"))
         for name in (name for name in now if name != "resume" and now[name] != before.get(name)):
-            print(f"--{name} was {before.get(name)} and is now {now[name]}", file=sys.stderr)
+            print(f"--{name.replace('_', '-')} was {before.get(name)} and is now {now[name]}", file=sys.stderr)
     for name, text in (("config.json", json.dumps(now, indent=1) + "\n"), ("network.json", config_text(network))):
         with whole_file(config.out / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
