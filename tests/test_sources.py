@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import threading
 import time
 
 import cv2
@@ -19,7 +18,6 @@ from tests.synthetic_photos import arc, dot, dot_position, pinhole
 from train.augment import Augmentation
 from train.batch import Batch, Shape, sample_seed
 from train.cache import Cache
-from train.prefetch import Prefetcher
 from train.scene_sources import ENOUGH, SceneOptions, SceneSource
 from train.sources import MixedSource, open_scene_sources
 from train.synthetic_source import SyntheticSource
@@ -298,49 +296,6 @@ def test_the_samples_of_a_step_do_not_depend_on_the_number_of_processes(root):
         return made
 
     assert samples(1) == samples(2) == samples(4)
-
-
-def test_prefetching_keeps_the_order_and_works_ahead():
-    begun = []
-
-    def make(key):
-        begun.append(key)
-        time.sleep(0.01 * (key % 3))
-        return key * key
-
-    with Prefetcher(make, range(20), ahead=4, threads=3) as ahead:
-        time.sleep(0.1)
-        assert set(begun) == set(range(4))
-        assert list(ahead) == [key * key for key in range(20)]
-    assert list(Prefetcher(make, [], ahead=2)) == []
-
-
-def test_an_error_comes_in_its_turn_and_names_the_sample():
-    def make(key):
-        if key == 2:
-            raise OSError("photo.jpg: damaged")
-        if key == 3:
-            raise KeyError("a bug")
-        return key
-
-    with Prefetcher(make, range(5)) as ahead:
-        assert [next(ahead), next(ahead)] == [0, 1]
-        with pytest.raises(OSError, match=r"sample 2: photo\.jpg: damaged"):
-            next(ahead)
-    with Prefetcher(make, [3]) as ahead, pytest.raises(KeyError):
-        next(ahead)
-
-
-def test_closing_ends_the_threads():
-    before = threading.active_count()
-    begun = []
-    ahead = Prefetcher(lambda key: begun.append(key) or time.sleep(0.02), range(1000), ahead=50)
-    next(ahead)
-    ahead.close()
-    assert len(begun) < 10 and threading.active_count() == before
-    assert list(ahead) == []
-    with pytest.raises(ValueError, match="1 or more"):
-        Prefetcher(print, [], ahead=0)
 
 
 def test_a_draw_is_made_once_for_all_that_take_turns_on_it(monkeypatch):

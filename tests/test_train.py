@@ -3,9 +3,6 @@
 import dataclasses
 import errno
 import json
-import os
-import signal
-import time
 from functools import partial
 
 import numpy as np
@@ -23,12 +20,10 @@ from geometry.write_scene import write_scene
 from splat.model import GaussianModel
 from tests.train_run import TINY, Planes, tiny_config, walk
 from train import metrics_log, nvs
-from train.config import LossWeights, TrainConfig, check
+from train.config import LossWeights
 from train.flops import FlopCount, layer_flops
-from train.guard import Guard, Sample
 from train.objective import Forward, Objective, into_predicted
-from train.optimizer import Ema, learning_rate
-from train.plan import plan, shares
+from train.plan import plan
 from train.recipes import RECIPES
 from train.sources import Shape, sample_seed
 from train.start import add_head, make_model, prepare_blocks, with_gaussian_head
@@ -123,24 +118,6 @@ def test_a_full_disk_is_one_line_that_names_the_run(tiny_run, monkeypatch, capsy
     assert capsys.readouterr().err.endswith("run: no space left on the disk; make room and go on with --resume\n")
 
 
-def test_ctrl_c_ends_the_run_after_the_step_and_again_at_once(tiny_run):
-    before = {kind: signal.getsignal(kind) for kind in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        guard = Guard(tiny_run, None, 0)
-        for step in range(2):
-            guard.reach(step, torch.ones(()), [Sample(0, ("a",), torch.tensor(True))])
-            assert not guard.settle(behind=0)
-        os.kill(os.getpid(), signal.SIGINT)
-        guard.reach(2, torch.ones(()), [Sample(0, ("a",), torch.tensor(True))])
-        assert not guard.settle(behind=1) and guard.settle(behind=0) and guard.stopped_by == "SIGINT"
-        with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(1)
-    finally:
-        for kind, handler in before.items():
-            signal.signal(kind, handler)
-
-
 def test_all_kinds_of_training_take_a_step(tiny_run, monkeypatch):
     """Head alone, poses predicted, checkpointing, a teacher: losses fall out finite and frozen weights stay."""
     predicted = dataclasses.replace(with_gaussian_head(TINY, "predicted"), cue=None, name="predicted")
@@ -221,70 +198,6 @@ def test_targets_follow_into_the_predicted_frame():
     seen = transform(inputs, rotation, shift, 2.5)
     moved = into_predicted(seen, inputs, inputs)
     torch.testing.assert_close(moved.w2c, seen.w2c, atol=1e-4, rtol=1e-4)
-
-
-def test_plans_depend_on_the_step_alone():
-    config = dataclasses.replace(TrainConfig(), steps=60, geometry_steps=30, scenes=(".",), scenes_from=0.75, draw=3)
-    plans = [plan(config, step) for step in range(60)]
-    assert plans == [plan(config, step) for step in range(60)]
-    for first in range(0, 60, 3):
-        assert len({(p.shape, p.seed) for p in plans[first : first + 3]}) == 1
-        assert [p.turn for p in plans[first : first + 3]] == [0, 1, 2]
-    assert not any(p.joint for p in plans[:30]) and not any(p.real for p in plans[:45])
-    assert any(p.real for p in plans[45:]) and all(p.posed and p.joint for p in plans if p.real)
-    assert len({p.seed for p in plans}) == 20
-
-
-def test_batches_are_shared_out_whatever_the_number_of_processes():
-    for batches, processes in ((8, 1), (8, 2), (8, 3), (2, 4), (None, 3)):
-        everyone = [shares(batches, rank, processes) for rank in range(processes)]
-        assert len({len(mine) for mine in everyone}) == 1
-        real = sorted(share.index for mine in everyone for share in mine if share.weight > 0)
-        assert real == list(range(batches or processes))
-        assert sum(share.weight for mine in everyone for share in mine) == pytest.approx(1)
-
-
-def test_recipes_are_runs_that_only_lack_their_data():
-    for name, recipe in RECIPES.items():
-        given = {"scenes": ("scenes",), "lpips_weights": "lpips"} if recipe.init else {}
-        config = dataclasses.replace(recipe, **given)
-        check(config)
-        for step in range(50):
-            now = plan(config, step)
-            tokens = now.shape.scenes * now.shape.context * now.shape.size[0] * now.shape.size[1]
-            budget = config.joint_views if now.joint else config.views
-            assert now.shape.context >= 2 and not any(side % 14 for side in now.shape.size)
-            assert tokens <= max(1.2 * budget * 252 * 252, 2 * now.shape.size[0] * now.shape.size[1]), name
-    with pytest.raises(ValueError, match="--scenes"):
-        check(dataclasses.replace(RECIPES["base-apache"], lpips_weights="lpips"))
-    with pytest.raises(ValueError, match="--lpips-weights"):
-        check(dataclasses.replace(RECIPES["base-apache"], scenes=("scenes",)))
-
-
-def test_learning_rate_warms_up_and_falls_to_nothing():
-    config = dataclasses.replace(TrainConfig(), steps=100, warmup=10, decay=0.4)
-    rates = [learning_rate(config, step) for step in range(100)]
-    assert rates[0] == 0.1 and rates[9] == rates[60] == 1.0
-    assert all(a >= b for a, b in zip(rates[60:], rates[61:], strict=False)) and rates[-1] < 0.01
-
-
-def test_the_average_follows_and_swaps_in_place():
-    model = torch.nn.Linear(2, 1, bias=False)
-    model.weight.data.fill_(1.0)
-    ema = Ema(model, 0.75)
-    ema.update(0)
-    model.weight.data.fill_(5.0)
-    ema.update(1)
-    with ema.in_place():
-        assert model.weight.tolist() == [[2.0, 2.0]]
-    assert model.weight.tolist() == [[5.0, 5.0]] and ema.averages["weight"].tolist() == [[2.0, 2.0]]
-
-
-def test_the_meter_weighs_batches_and_leaves_out_what_is_not_finite():
-    meter = metrics_log.Meter(torch.device("cpu"), None)
-    for value, weight in ((1.0, 0.5), (4.0, 0.25), (float("nan"), 0.25), (100.0, 0.0)):
-        meter.add({"loss": torch.tensor(value)}, weight)
-    assert meter.report()["loss"] == pytest.approx(2.0)
 
 
 def test_stored_depth_in_a_unit_of_its_own_feeds_the_loss_that_is_free_of_it():
