@@ -1,6 +1,8 @@
 """How long the viewer takes to start, and how many frames a second the server renders: `python benchmarks/view.py`.
 
-Frames are those of a tab whose camera moves: the scene is rendered, coded as JPEG, and nothing is sent.
+"start" is from the command to the first page served, "splats" what a browser then waits for until the Gaussians it
+draws (500,000 at most) are ready to be sent. Frames are those of a tab whose camera moves: the scene is rendered, coded
+as JPEG, and nothing is sent. `benchmarks/view.md` is its output.
 """
 
 from __future__ import annotations
@@ -48,7 +50,7 @@ def start_seconds(path: Path) -> float:
     """From the command to the first page served."""
     began = time.perf_counter()
     command = [sys.executable, "-m", "viewer", str(path), "--port", "0"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as server:
         line = server.stderr.readline()
         url = next((word for word in line.split() if word.startswith("http")), None)
         if url is None:
@@ -84,11 +86,12 @@ def main() -> None:
     parser.add_argument(
         "things", nargs="*", type=Path, help="files or reconstructions; default: 200,000 made-up splats"
     )
+    parser.add_argument("--device", default="auto", help="where the server renders: auto, cpu, cuda, ...")
     options = parser.parse_args()
-    device = render_device("auto")
-    where = torch.cuda.get_device_name() if device == "cuda" else f"{cpu_name()}, {os.cpu_count()} core(s)"
+    device = render_device(options.device)
+    where = torch.cuda.get_device_name() if device != "cpu" else f"{cpu_name()}, {os.cpu_count()} CPU cores"
     print(f"The viewer, {datetime.date.today()}, {where}; seconds, and frames a second\n")
-    print("| Gaussians | start to first page | splats for a browser | " + " | ".join(f"{s} px" for s in SIDES) + " |")
+    print("| Gaussians | start | splats | " + " | ".join(f"{s} px" for s in SIDES) + " |")
     print("|" + "---|" * (3 + len(SIDES)))
     with TemporaryDirectory() as folder:
         things = options.things or [Path(folder) / "made_up.ply"]

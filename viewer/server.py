@@ -58,7 +58,8 @@ def serve(
                 while not stopped.wait(0.5):
                     pass
             finally:
-                server.stop()
+                with contextlib.redirect_stdout(io.StringIO()):
+                    server.stop()
     finally:
         app.close()
     print("viewer: stopped", file=sys.stderr)
@@ -108,13 +109,17 @@ def _connect(app: App, client) -> None:
     client.gui.main_panel.dock_right()
     add_scene_panel(session)
     tabs = client.gui.add_tab_group()
-    # The first tab is the one in front.
+    # The first tab is the one in front: what one came for.
     if app.evaluation is not None:
         with tabs.add_tab("Scores"):
             add_evaluation_panel(session)
     if app.run is not None:
         with tabs.add_tab("Training"):
             add_training_panel(session)
+    empty = not app.exhibits and app.run is None and app.evaluation is None
+    if empty:
+        with tabs.add_tab("New"):
+            session.inbox = add_reconstruct_panel(session)
     with tabs.add_tab("View"):
         add_look_panel(session)
         add_cameras_panel(session)
@@ -123,8 +128,9 @@ def _connect(app: App, client) -> None:
         add_path_panel(session)
     with tabs.add_tab("Compare"):
         add_compare_panel(session)
-    with tabs.add_tab("New"):
-        session.inbox = add_reconstruct_panel(session)
+    if not empty:
+        with tabs.add_tab("New"):
+            session.inbox = add_reconstruct_panel(session)
     app.sessions[client.client_id] = session
     if app.exhibits and session.sheet is None:
         session.open(next(iter(app.exhibits)))
