@@ -7,6 +7,7 @@ names in text models at their first space. Formats: colmap.github.io/format.html
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -167,12 +168,16 @@ def _points_bin(data: _Bytes, points: dict[int, tuple[float, float, float]]) -> 
     points[number] = (x, y, z)
 
 
+def _rows(lines: list[str]) -> Iterator[tuple[int, str, list[str]]]:
+    """(number, line, fields) of the lines that hold something and are no comment."""
+    for number, line in enumerate(lines, 1):
+        if line.strip() and not line.startswith("#"):
+            yield number, line, line.split()
+
+
 def _cameras_txt(lines: list[str], cameras: dict[int, CameraRecord]) -> list[str]:
     faults = []
-    for number, line in enumerate(lines, 1):
-        fields = line.split()
-        if not fields or fields[0].startswith("#"):
-            continue
+    for number, line, fields in _rows(lines):
         try:
             key, model, width, height = int(fields[0]), fields[1], int(fields[2]), int(fields[3])
             params = np.array([float(x) for x in fields[4:]])
@@ -212,10 +217,7 @@ def _images_txt(lines: list[str], images: list[ImageRecord]) -> list[str]:
 
 def _points_txt(lines: list[str], points: dict[int, tuple[float, float, float]]) -> list[str]:
     faults = []
-    for number, line in enumerate(lines, 1):
-        fields = line.split()
-        if not fields or fields[0].startswith("#"):
-            continue
+    for number, _, fields in _rows(lines):
         try:
             if len(fields) < 8 or len(fields) % 2:
                 raise ValueError

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
@@ -110,25 +109,6 @@ def crop_array(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return image[top : top + size[0], left : left + size[1]]
 
 
-def resize_tensor(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """[..., C, H, W] in [0, 1] resampled to `size` as `resize_array` does, on any device and differentiable."""
-    height, width = images.shape[-2:]
-    if (height, width) == tuple(size):
-        return images
-    if size[0] > height or size[1] > width:
-        flat = images.reshape(-1, *images.shape[-3:])
-        grown = F.interpolate(flat, size=tuple(size), mode="bicubic", align_corners=False).clamp(0, 1)
-        return grown.reshape(*images.shape[:-2], *size)
-    rows, columns = _area_weights(height, size[0], images), _area_weights(width, size[1], images)
-    return rows @ images @ columns.transpose(0, 1)
-
-
-def crop_tensor(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """The centred window of `size` of [..., H, W]."""
-    top, left = center_window(images.shape[-2:], size)
-    return images[..., top : top + size[0], left : left + size[1]]
-
-
 def to_tensor(images: list[np.ndarray]) -> Tensor:
     """uint8 arrays [H, W, 3] of one size to float32 [V, 3, H, W] in [0, 1]."""
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float().div(255).contiguous()
@@ -137,14 +117,6 @@ def to_tensor(images: list[np.ndarray]) -> Tensor:
 def to_uint8(images: Tensor) -> np.ndarray:
     """[..., 3, H, W] in [0, 1] to uint8 [..., H, W, 3], rounded."""
     return (images.detach().clamp(0, 1) * 255).round().byte().movedim(-3, -1).cpu().numpy()
-
-
-def _area_weights(old: int, new: int, like: Tensor) -> Tensor:
-    """[new, old]: the share of each old pixel in each new one."""
-    edges = torch.arange(new + 1, device=like.device, dtype=torch.float64) * (old / new)
-    pixel = torch.arange(old, device=like.device, dtype=torch.float64)
-    overlap = torch.minimum(edges[1:, None], pixel + 1) - torch.maximum(edges[:-1, None], pixel)
-    return (overlap.clamp_min(0) * (new / old)).to(like.dtype)
 
 
 def _open(path: str | Path) -> Image.Image:

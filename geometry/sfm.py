@@ -84,7 +84,7 @@ def _run_colmap(pycolmap, scene: Scene, folder: Path, bar: tqdm) -> tuple[Record
     pycolmap.extract_features(
         str(database), str(photos), camera_mode=pycolmap.CameraMode.PER_FOLDER, device=pycolmap.Device.cpu
     )
-    _set_focals(pycolmap, database, files, focals)
+    _set_focals(pycolmap, database, focals)
     bar.update(len(scene))
     bar.set_description("matches")
     if len(scene) < EXHAUSTIVE_BELOW:
@@ -136,7 +136,7 @@ def _write_copies(scene: Scene, folder: Path) -> tuple[list[str], dict[str, floa
     return files, focals
 
 
-def _set_focals(pycolmap, database: Path, files: list[str], focals: dict[str, float | None]) -> None:
+def _set_focals(pycolmap, database: Path, focals: dict[str, float | None]) -> None:
     """Give each camera of the database the focal length that is known, before matches are verified with it."""
     with pycolmap.Database.open(str(database)) as opened:
         cameras = {camera.camera_id: camera for camera in opened.read_all_cameras()}

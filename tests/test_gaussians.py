@@ -1,5 +1,8 @@
-"""Gaussians as a value, moved by similarities, and made straight from depth."""
+"""Gaussians as a value, moved by similarities, and made straight from depth; their harmonics."""
 
+import math
+
+import numpy as np
 import pytest
 import torch
 
@@ -8,7 +11,7 @@ from geometry.cameras import transform as transform_cameras
 from geometry.rotations import matrices_from_quats
 from splat.depth_splats import splats_from_depth
 from splat.gaussians import Gaussians, transform
-from splat.sh import sh_to_color
+from splat.sh import sh_basis, sh_to_color
 
 
 def random_rotation(generator: torch.Generator, *shape: int) -> torch.Tensor:
@@ -123,3 +126,23 @@ def test_depth_splats_lie_on_their_pixels_with_their_colour():
     faint = confidence[0][keep] < confidence[depth > 0].median()
     assert (splats.opacities[: len(want)][faint] < 0.95).all() and splats.opacities.max() == 0.95
     assert (splats_from_depth(images, depth, None, cameras).opacities == 0.95).all()
+
+
+def test_spherical_harmonics_are_orthonormal():
+    z, weights = map(torch.from_numpy, np.polynomial.legendre.leggauss(8))
+    phi = torch.arange(16, dtype=torch.float64) * (2 * math.pi / 16)
+    radius = (1 - z * z).sqrt()[:, None]
+    directions = torch.stack([radius * phi.cos(), radius * phi.sin(), z[:, None].expand(8, 16)], -1)
+    basis = sh_basis(directions, 3)
+    gram = torch.einsum("zpi,zpj,z->ij", basis, basis, weights) * (2 * math.pi / 16)
+    torch.testing.assert_close(gram, torch.eye(16, dtype=torch.float64), atol=1e-12, rtol=0)
+
+
+def test_sh_signs_and_the_clamp_at_black():
+    sh = torch.zeros(4, 3)
+    sh[1:, 0] = 1.0
+    for axis, sign in ((1, -1), (2, 1), (0, -1)):  # bands 1, 2, 3 are -y, z, -x
+        direction = 5 * torch.nn.functional.one_hot(torch.tensor(axis), 3).float()
+        torch.testing.assert_close(sh_to_color(sh, direction)[0], torch.tensor(max(0.0, 0.5 + sign * 0.48860251)))
+    with pytest.raises(ValueError, match="degrees 0 to 3"):
+        sh_basis(torch.zeros(3), 4)

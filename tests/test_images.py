@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
 from geometry import images as im
@@ -145,33 +142,10 @@ def test_area_averaging_is_exact():
     image = np.random.default_rng(2).integers(0, 256, (12, 18, 3)).astype(np.float32)
     want = image.reshape(4, 3, 6, 3, 3).mean((1, 3))
     np.testing.assert_allclose(im.resize_array(image, (4, 6)), want, atol=1e-3)
-    tensor = torch.from_numpy(image).permute(2, 0, 1) / 255
-    np.testing.assert_allclose(im.resize_tensor(tensor, (4, 6)).permute(1, 2, 0) * 255, want, atol=1e-3)
 
 
-@settings(max_examples=25, deadline=None)
-@given(st.integers(9, 60), st.integers(9, 60), st.floats(0.2, 3.0))
-def test_arrays_and_tensors_are_resampled_alike(height, width, scale):
-    size = (max(1, round(height * scale)), max(1, round(width * scale)))
-    image = np.random.default_rng(height).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    array = im.to_tensor([im.resize_array(image, size)])
-    tensor = im.resize_tensor(im.to_tensor([image]), size)
-    assert array.shape == tensor.shape
-    assert (array - tensor).abs().max() < 2.1 / 255
-
-
-def test_resampling_keeps_batch_axes_and_gradients():
-    images = torch.rand(2, 3, 3, 30, 40, requires_grad=True)
-    for size in ((15, 20), (45, 50)):
-        out = im.resize_tensor(images, size)
-        assert out.shape == (2, 3, 3, *size)
-        assert torch.autograd.grad(out.sum(), images)[0].abs().sum() > 0
-
-
-def test_crops_agree_and_bytes_round_trip(picture):
-    tensor = im.to_tensor([picture])
-    np.testing.assert_array_equal(im.to_uint8(tensor)[0], picture)
-    cut = im.crop_tensor(tensor, (5, 8))
-    np.testing.assert_array_equal(im.to_uint8(cut)[0], im.crop_array(picture, (5, 8)))
+def test_bytes_round_trip_and_crops_are_centred(picture):
+    np.testing.assert_array_equal(im.to_uint8(im.to_tensor([picture]))[0], picture)
+    np.testing.assert_array_equal(im.crop_array(picture, (5, 8)), picture[3:8, 6:14])
     assert im.cover_size((12, 20), (24, 24)) == (24, 40)
     assert im.center_window((12, 20), (5, 8)) == (3, 6)

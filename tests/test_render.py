@@ -15,7 +15,7 @@ from geometry.cameras import Cameras
 from splat import raster_cpu, raster_cuda
 from splat.gaussians import Gaussians
 from splat.render import render
-from splat.sh import C0, sh_basis, sh_to_color
+from splat.sh import C0
 from tests.oracle import render_slowly
 
 NAMES = [f.name for f in fields(Gaussians)]
@@ -293,26 +293,6 @@ def test_the_kernel_cache_goes_where_it_can_be_written(monkeypatch, tmp_path):
     (tmp_path / "file").touch()
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "file"))
     assert raster_cpu._cache_folder().startswith(os.path.dirname(raster_cpu.__file__))
-
-
-def test_spherical_harmonics_are_orthonormal():
-    z, weights = (torch.from_numpy(a) for a in __import__("numpy").polynomial.legendre.leggauss(8))
-    phi = torch.arange(16, dtype=torch.float64) * (2 * math.pi / 16)
-    radius = (1 - z * z).sqrt()[:, None]
-    directions = torch.stack([radius * phi.cos(), radius * phi.sin(), z[:, None].expand(8, 16)], -1)
-    basis = sh_basis(directions, 3)
-    gram = torch.einsum("zpi,zpj,z->ij", basis, basis, weights) * (2 * math.pi / 16)
-    torch.testing.assert_close(gram, torch.eye(16, dtype=torch.float64), atol=1e-12, rtol=0)
-
-
-def test_sh_signs_and_the_clamp_at_black():
-    sh = torch.zeros(4, 3)
-    sh[1:, 0] = 1.0
-    for axis, sign in ((1, -1), (2, 1), (0, -1)):  # bands 1, 2, 3 are -y, z, -x
-        direction = 5 * torch.nn.functional.one_hot(torch.tensor(axis), 3).float()
-        torch.testing.assert_close(sh_to_color(sh, direction)[0], torch.tensor(max(0.0, 0.5 + sign * 0.48860251)))
-    with pytest.raises(ValueError, match="degrees 0 to 3"):
-        sh_basis(torch.zeros(3), 4)
 
 
 @pytest.mark.cuda

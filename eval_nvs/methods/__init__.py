@@ -46,4 +46,5 @@ class Method(typing.Protocol):
 
 
 def load(options: Options, protocol: Protocol, device: str) -> Method:
+    """The method that `options` name. Raises what it raises: ImportError for a package that is missing, or OSError."""
     return import_module(f"eval_nvs.methods.{MODULES[options.method]}").load(options, protocol, device)
