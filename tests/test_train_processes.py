@@ -145,15 +145,14 @@ def test_sigterm_saves_and_kill_9_loses_nothing_that_was_saved(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("fsdp", [False, True], ids=["ddp", "fsdp"])
-def test_what_ends_one_process_ends_both_and_the_run_goes_on(tmp_path, fsdp):
+def test_what_ends_one_process_ends_both_and_the_run_goes_on(tmp_path):
     """SIGTERM to one: both save and end well. Kill -9 of one: the other says so. Then one process goes on alone."""
     out = tmp_path / "run"
-    children = begin(out, processes=2, fsdp=fsdp)
+    children = begin(out, processes=2)
     os.kill(children[1].pid, signal.SIGTERM)
     codes, texts = finish(out, children)
     assert codes == [0, 0] and f"stopped by another process after step {last_step(out)}" in texts[0]
-    children = begin(out, processes=2, fsdp=fsdp)
+    children = begin(out, processes=2)
     children[1].kill()
     codes, texts = finish(out, children, timeout=60)
     assert codes == [1, -signal.SIGKILL] and "process 0 of 2: another process has ended" in texts[0]
