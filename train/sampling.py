@@ -42,9 +42,13 @@ def farthest(distance: np.ndarray, context: int, targets: int, rng: np.random.Ge
 
 
 def window(distance: np.ndarray, context: int, targets: int, rng: np.random.Generator) -> list[int]:
-    """Views of one random neighbourhood; targets are those that lie most between the others."""
+    """Views of one random neighbourhood; targets are those that lie most between the others.
+
+    Narrow neighbourhoods are more frequent than wide ones: from wide ones alone a network learns to blur.
+    """
     need, count = context + targets, len(distance)
-    spread = int(rng.integers(need, min(count, 2 * need + 2) + 1))
+    widest = min(count, 2 * need + 2)
+    spread = need + int(rng.random() ** 2 * (widest - need + 1))
     nearest = np.argsort(distance[int(rng.integers(count))], kind="stable")[:spread]
     chosen = rng.choice(nearest, need, replace=False)
     inner = distance[np.ix_(chosen, chosen)].sum(1)
