@@ -10,6 +10,9 @@ import errno
 import json
 import re
 import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
@@ -171,14 +174,35 @@ def _short(name: str) -> str:
     return text if len(text) <= 120 else text[:117] + "..."
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a file by name, without the published prefix, in float32 and finite."""
+@contextmanager
+def _opened(path: Path) -> Iterator[safe_open]:
     check_format(path)
     try:
         with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            yield file
     except SafetensorError as error:
         raise OSError(f"{path}: damaged or cut off ({_short(str(error))}); fetch it again") from error
+    except (RuntimeError, MemoryError) as error:
+        raise MemoryError(f"{path}: {path.stat().st_size / 1e9:.1f} GB do not fit into memory") from error
+
+
+def stored_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Shapes of what `read_tensors` would give, from the header alone: the rest may be gigabytes of another network."""
+    with _opened(path) as file:
+        names = set(file.keys())
+        scales = {name for name in names if name.removesuffix(SCALE) in names - {name}}
+        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in names - scales}
+    own = Counter(name.removeprefix(PREFIX) for name in shapes)
+    twice = [name for name, times in own.items() if times > 1]
+    if twice:
+        raise ValueError(f"{path}: {_short(twice[0])} is there twice, with and without the prefix {PREFIX!r}")
+    return {name.removeprefix(PREFIX): shapes[name] for name in sorted(shapes)}
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a file by name, without the published prefix, in float32 and finite."""
+    with _opened(path) as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     scales = {name: tensors.pop(name + SCALE) for name in list(tensors) if name + SCALE in tensors}
     read = {}
     for name, tensor in tensors.items():
@@ -196,10 +220,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         # The sum is finite if all are, but for overflow, and several times as quick to find.
         if not tensor.sum().isfinite() and not tensor.isfinite().all():
             raise ValueError(f"{path}: {_short(name)} holds values that are not finite; the training run broke there")
-        own = name.removeprefix(PREFIX)
-        if own in read:
-            raise ValueError(f"{path}: {_short(own)} is there twice, with and without the prefix {PREFIX!r}")
-        read[own] = tensor
+        read[name.removeprefix(PREFIX)] = tensor
     return read
 
 
@@ -218,21 +239,22 @@ def from_8_bits(tensor: Tensor, scale: Tensor) -> Tensor:
 
 def load_into(model: nn.Module, path: Path) -> None:
     """Give `model` (which may be on the meta device) the parameters in `path`; ValueError lists what does not fit."""
-    tensors = read_tensors(path)
+    stored = stored_shapes(path)
     expected = {name: tuple(p.shape) for name, p in model.state_dict().items()}
     shared = shared_names(model)
-    tensors |= {name: tensors[first] for name, first in shared.items() if first in tensors}
-    missing = [name for name in expected if name not in tensors and name not in shared]
-    unexpected = [name for name in tensors if name not in expected]
+    missing = [name for name in expected if name not in stored and name not in shared]
+    unexpected = [name for name in stored if name not in expected]
     misshapen = [
-        f"{name} {tuple(tensors[name].shape)} instead of {shape}"
+        f"{name} {stored[name]} instead of {shape}"
         for name, shape in expected.items()
-        if name in tensors and tuple(tensors[name].shape) != shape
+        if stored.get(name, shape) != shape
     ]
     kinds = {"missing": missing, "unexpected": unexpected, "misshapen": misshapen}
     problems = [_list(kind, names) for kind, names in kinds.items() if names]
     if problems:
         raise ValueError(f"{path}: does not fit {model.config.name!r}: " + "; ".join(problems))
+    tensors = read_tensors(path)
+    tensors |= {name: tensors[first] for name, first in shared.items() if first in tensors}
     model.load_state_dict(tensors, assign=True)
 
 

@@ -65,6 +65,8 @@ def reconstruct(
         report(note)
     if views is not None and not isinstance(views, int):
         scene, views = scene.select(_checked(scene, views)), len(set(views))
+    elif views is not None:
+        _check_count(scene, views)  # before poses are looked for, which takes minutes
     device = pick_device(device)
     if size < PATCH:
         raise ValueError(f"size {size} is too small; the network needs {PATCH} pixels or more")
@@ -116,8 +118,7 @@ def choose_views(scene: Scene, count: int | None = None) -> list[int]:
     """
     total = len(scene)
     count = min(total, MOST_VIEWS) if count is None else count
-    if not 1 <= count <= total:
-        raise ValueError(f"{count} views are asked for, but {scene.root} has {total}")
+    _check_count(scene, count)
     if scene.w2c is not None:
         return sorted(farthest_points(pose_distance(scene.w2c), count))
     return _spread(total, count)
@@ -182,6 +183,11 @@ def _find_poses(scene: Scene, views: int | None, report: Callable[[str], None]) 
     note = f"poses of {len(posed)} of {len(photos)} photos found; scale and orientation of the world are arbitrary"
     report(note)
     return posed, note
+
+
+def _check_count(scene: Scene, count: int) -> None:
+    if not 1 <= count <= len(scene):
+        raise ValueError(f"{count} views are asked for, but {scene.root} has {len(scene)}")
 
 
 def _checked(scene: Scene, indices: Sequence[int]) -> list[int]:

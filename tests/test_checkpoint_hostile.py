@@ -133,6 +133,26 @@ def test_other_stored_types(saved, dtype):
     assert f"backbone.pretrained.norm.bias is stored as {dtype}" in refusal(saved, ValueError)
 
 
+def test_values_of_what_does_not_fit_are_not_read(saved, monkeypatch):
+    changed(saved, huge=torch.zeros(4))
+    monkeypatch.setattr("splat.checkpoint.read_tensors", lambda path: pytest.fail("read the values"))
+    assert "1 unexpected (huge)" in refusal(saved, ValueError)
+
+
+def test_more_than_memory_holds_is_told(saved):
+    """The file says that it holds 15 TB, and does, in a hole. Some systems map even that; its values are read by none."""
+    size = 15 * 10**12
+    text = header({"model.huge": entry(0, size, (size // 4,))})
+    try:
+        with open(saved / "model.safetensors", "wb") as file:
+            file.write(text)
+            file.truncate(len(text) + size)
+    except OSError:
+        pytest.skip("this file system has no files of that size")
+    with pytest.raises((MemoryError, ValueError), match="15000.0 GB do not fit into memory|1 unexpected"):
+        from_pretrained(saved)
+
+
 def test_a_parameter_under_two_names(saved):
     path = saved / "model.safetensors"
     save_file(load_file(path) | {"backbone.pretrained.norm.bias": torch.zeros(64)}, path)

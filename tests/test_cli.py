@@ -227,6 +227,14 @@ def test_a_full_disk_is_one_line(photos, weights, tmp_path, monkeypatch, capsys)
     assert "No space left on device" in error_of(capsys) and os.listdir(tmp_path) == ["photos"]
 
 
+@pytest.mark.parametrize("count", [0, 4])
+def test_too_many_views_are_refused_before_poses_are_looked_for(photos, monkeypatch, count):
+    (photos / "transforms.json").unlink()
+    monkeypatch.setattr("splat.pipeline.reconstruct_poses", lambda *a, **k: pytest.fail("looked for poses"))
+    with pytest.raises(ValueError, match=f"{count} views are asked for, but .* has 3"):
+        reconstruct(photos, "nano", views=count)
+
+
 def test_render_gives_pictures_or_a_video(scene, tmp_path, few_frames, capsys):
     assert main(["render", str(scene / "scene.ply"), "-o", str(tmp_path / "views"), "--size", "24"]) == 0
     assert sorted(os.listdir(tmp_path / "views")) == ["left.png", "right.png"]
