@@ -140,7 +140,7 @@ def test_values_of_what_does_not_fit_are_not_read(saved, monkeypatch):
 
 
 def test_more_than_memory_holds_is_told(saved):
-    """The file says that it holds 15 TB, and does, in a hole. Some systems map even that; its values are read by none."""
+    """The file says that it holds 15 TB, and does, in a hole. Some systems map even that; none reads it."""
     size = 15 * 10**12
     text = header({"model.huge": entry(0, size, (size // 4,))})
     try:
