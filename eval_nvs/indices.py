@@ -46,7 +46,7 @@ def indexed(protocol: Protocol, path: Path) -> Protocol:
 def _read(path: Path) -> dict:
     try:
         table = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not valid JSON ({error})") from error
     if not isinstance(table, dict):
         raise ValueError(f"{path}: expected an object of scenes, got a {type(table).__name__}")

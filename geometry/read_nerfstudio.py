@@ -91,7 +91,7 @@ def read_nerfstudio(path: str | Path, image_folder: str | None = None, bad_share
 def read_meta(path: Path) -> dict:
     try:
         meta = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not valid JSON ({error})") from error
     if not isinstance(meta, dict):
         raise ValueError(f"{path}: expected an object with 'frames', got a {type(meta).__name__}")
@@ -155,6 +155,8 @@ def _number(path: Path, frame: dict, key: str, default: float | None = None) -> 
     value = frame.get(key, default)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ValueError(f"{path}: {key} of {frame['file_path']} must be a number, got {value!r}")
+    if not abs(value) < 1e300:  # NaN too, and integers that no float holds
+        raise ValueError(f"{path}: {key} of {frame['file_path']} is NaN, infinite or absurdly large")
     return value
 
 
@@ -173,9 +175,9 @@ def frame_w2c(path: Path, frame: dict) -> np.ndarray:
     return w2c
 
 
-def _read_points(root: Path, name: str | None) -> tuple[SparsePoints | None, tuple[str, ...]]:
+def _read_points(root: Path, name: object) -> tuple[SparsePoints | None, tuple[str, ...]]:
     """The points of `ply_file_path`, or a note that the file is gone: photos and cameras are enough to go on."""
-    if not name:
+    if not name or not isinstance(name, str):
         return None, ()
     file = root / name
     if not file.is_file():

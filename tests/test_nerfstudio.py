@@ -189,6 +189,8 @@ def _bad(what: str, folder):
         "zero focal": ([good], {**INTRINSICS, "fl_x": 0}),
         "zero focal, distorted": ([good], {**INTRINSICS, "fl_x": 0, "k1": 0.1}),
         "nan focal": ([good], {**INTRINSICS, "fl_x": float("nan")}),
+        "huge width": ([good], {**INTRINSICS, "w": 10**400}),
+        "infinite height": ([good], {**INTRINSICS, "h": float("inf")}),
         "text focal": ([good], {**INTRINSICS, "fl_x": "50"}),
         "fisheye": ([good], {**INTRINSICS, "camera_model": "OPENCV_FISHEYE"}),
         "folded": ([good], {**INTRINSICS, "k1": -9.0}),
@@ -202,6 +204,8 @@ def _bad(what: str, folder):
     path = transforms(folder, frames, **meta)
     if what == "json":
         path.write_text('{"frames": [')
+    elif what == "nested":
+        path.write_text("[" * 100_000)
 
 
 @pytest.mark.parametrize(
@@ -214,7 +218,10 @@ def _bad(what: str, folder):
         ("no focal", "poses without intrinsics"),
         ("zero focal", "a.png: focal length 0"),
         ("zero focal, distorted", "a.png: focal length 0"),
-        ("nan focal", "a.png: its intrinsics hold NaN"),
+        ("nan focal", "fl_x of images/a.png is NaN"),
+        ("huge width", "w of images/a.png is NaN, infinite or absurdly large"),
+        ("infinite height", "h of images/a.png is NaN, infinite or absurdly large"),
+        ("nested", "transforms.json: not valid JSON"),
         ("text focal", "fl_x of images/a.png must be a number, got '50'"),
         ("fisheye", "camera model OPENCV_FISHEYE of a.png is not supported"),
         ("folded", "a.png: the lens distortion .* is too strong"),
@@ -270,6 +277,11 @@ def test_more_than_a_tenth_of_bad_frames_refuses_the_scene(tmp_path):
     _twenty(tmp_path / "strict", {4: "pose"})
     with pytest.raises(ValueError, match="1 of 20 frames cannot be used, for example: .*its pose holds NaN"):
         read_nerfstudio(tmp_path / "strict" / "transforms.json", bad_share=0)
+
+
+def test_a_point_cloud_that_is_no_name_is_passed_over(tmp_path):
+    save(tmp_path / "images/a.png")
+    assert open_scene(transforms(tmp_path, [frame()], **INTRINSICS, ply_file_path=5)).points is None
 
 
 def test_missing_point_cloud_is_only_a_note(tmp_path):
