@@ -120,6 +120,9 @@ def log_findings(folder: Path, log: Path) -> Findings:
     except BAD as error:
         found.add(log, error)
         return found
+    unposed = [photo for number, photo in enumerate(photos) if number not in poses]
+    if unposed:
+        found.add(log, f"{len(unposed)} of {len(photos)} photos have no pose, for example {unposed[0].name}")
     for number, c2w in poses.items():
         if number >= len(photos):
             found.add(log, f"a pose for photo {number} (0 is the first), but {folder} holds {len(photos)} photos")

@@ -218,6 +218,8 @@ def test_faults_of_a_trajectory(tmp_path):
     assert ["photo 9" in reason for _, reason in reasons(tmp_path, "tnt")] == [True]
     log.write_text("\n".join(lines[:12]))
     assert ["cut off" in reason for _, reason in reasons(tmp_path, "tnt")] == [True]
+    log.write_text("\n".join(lines[:10]))  # cut off between two entries
+    assert ["1 of 3 photos have no pose, for example 000003.png" in r for _, r in reasons(tmp_path, "tnt")] == [True]
     lines[1] = "9 0 0 0"
     log.write_text("\n".join(lines))
     assert ["not a rotation" in reason for _, reason in reasons(tmp_path, "tnt")] == [True]
