@@ -33,9 +33,9 @@ def render(
     """Render Gaussians [..., N] in cameras [..., V] whose batch axes `...` agree; differentiable, in float32.
 
     `background` is None (black), [3], [V, 3] or [..., V, 3]. Gaussians whose centre lies nearer than `near` or beyond
-    `far` (z-depth), or that hold NaN or infinity, are culled. `antialiased` dims splats smaller than a pixel by the
-    energy that the 0.3 px^2 screen blur adds (Mip-Splatting, Yu et al. 2024). Depth is
-    sum(weight * z) / max(alpha, 1e-10).
+    `far`, or that hold NaN or infinity, are culled; both are z-depths in the unit of the cameras, so a world in
+    kilometres wants a smaller `near`. `antialiased` dims splats smaller than a pixel by the energy that the 0.3 px^2
+    screen blur adds (Mip-Splatting, Yu et al. 2024). Depth is sum(weight * z) / max(alpha, 1e-10).
 
     Gradients reach every field of the Gaussians, `background` and `cameras.w2c`; `cameras.K` gets none. On CUDA gsplat
     renders (ImportError when it is missing), elsewhere compiled CPU kernels; both use the conventions of gsplat 1.5.3.
