@@ -18,7 +18,7 @@ PAGE = Template("""<!doctype html>
 body { margin: 0 auto; padding: 2rem 1.5rem 4rem; max-width: 1500px; background: var(--ground); color: var(--ink);
   font: 15px/1.5 system-ui, sans-serif; font-variant-numeric: tabular-nums }
 h1 { font-size: 1.5rem; margin: 0 } h2 { font-size: 1.15rem; margin: 2.5rem 0 .6rem } h3 { font-size: 1rem; margin: 0 }
-h3, td:first-child { overflow-wrap: anywhere }
+h3, p, td:first-child { overflow-wrap: anywhere }
 p { margin: .3rem 0 } .soft, .note, figcaption { color: var(--soft) }
 table { border-collapse: collapse; margin: 1rem 0; background: var(--card) }
 th, td { border: 1px solid var(--line); padding: .25rem .7rem; text-align: right } th { font-weight: 600 }
