@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import compress
 from pathlib import Path
 
 import numpy as np
@@ -101,11 +102,12 @@ def intrinsics(camera: CameraRecord, name: str) -> tuple[np.ndarray, np.ndarray]
 
 
 def sparse_points(records: Records, registered: list[ImageRecord]) -> SparsePoints:
-    """All points, and for each of the `registered` images the indices of those that it saw."""
-    index = {number: i for i, number in enumerate(records.points)}
+    """All finite points, and for each of the `registered` images the indices of those that it saw."""
     xyz = np.array(list(records.points.values()), dtype=np.float64).reshape(-1, 3)
+    finite = np.isfinite(xyz).all(1)
+    index = {number: i for i, number in enumerate(compress(records.points, finite))}
     seen = [{index[number] for number in image.seen.tolist() if number in index} for image in registered]
-    return SparsePoints(xyz, tuple(np.array(sorted(indices), dtype=np.int64) for indices in seen))
+    return SparsePoints(xyz[finite], tuple(np.array(sorted(indices), dtype=np.int64) for indices in seen))
 
 
 def _photo_folder(model: Path, names: list[str], image_folder: str | None) -> Path:

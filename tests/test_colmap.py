@@ -163,6 +163,14 @@ def test_points_that_were_removed_do_not_hurt(tmp_path):
     assert [len(seen) for seen in open_scene(tmp_path).points.visible] == [0, 0]
 
 
+def test_points_that_are_not_finite_are_left_out_with_their_tracks(tmp_path):
+    path = write_model(tmp_path) / "sparse/0/points3D.txt"
+    path.write_text(path.read_text().replace("1 0.3", "1 nan"))
+    points = open_scene(tmp_path).points
+    np.testing.assert_allclose(points.xyz, POINTS[1:])
+    assert [seen.tolist() for seen in points.visible] == [[0, 1], [1]]
+
+
 def _bad(what: str, root):
     model = "FULL_OPENCV" if what == "foreign lens" else "OPENCV"
     write_model(
