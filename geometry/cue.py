@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from geometry.cameras import Cameras, invert_intrinsics, pixel_rays, resize
 from geometry.prope import RelativeCameras
 from geometry.sweep import sweep
+from geometry.upsample import GuidedUpsampling
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,11 @@ class MatchingCue(nn.Module):
             nn.Conv2d(config.fine_planes + fine * 2 + 2, 64, 3, padding=1), ResidualBlock(64), ResidualBlock(64)
         )
         self.fine_out = nn.Conv2d(64, config.fine_planes, 1)
+        self.cells_guide = nn.Sequential(nn.Conv2d(2 * fine, 32, 3, padding=1), nn.ReLU())
+        # Sharp: between a front and a back surface a blend of both depths is neither.
+        self.upsample_cells = GuidedUpsampling(32, sharpness=3.0)
+        self.pixels_guide = PixelGuide(64, 24)
+        self.upsample_pixels = GuidedUpsampling(24, sharpness=1.0)
         self.to_lateral = nn.Conv2d(64, features, 1)
         self.coarse_to_patch = nn.Conv2d(128, embed_dim, 2, stride=2)
         self.fine_to_patch = nn.Conv2d(64, embed_dim, 4, stride=4)
@@ -150,43 +156,32 @@ class MatchingCue(nn.Module):
         coarse_logits = (agreement + self.coarse_out(coarse_features)).float()
         plane, confidence = peak(coarse_logits)
 
-        h, w = fine.shape[-2:]
-        # Nearest, not bilinear: between a front and a back surface a blend of both depths is neither.
-        winner = F.interpolate((coarse_start[:, None, None] + coarse_step * plane)[:, None], (h, w), mode="nearest")[
-            :, 0
-        ]
-        fine_start = winner.detach() - 0.5 * (config.fine_planes - 1) * config.fine_step
+        context = F.interpolate(self.coarse_to_fine(coarse_features), fine.shape[-2:], mode="bilinear")
+        cells = torch.stack([(coarse_start[:, None, None] + coarse_step * plane).detach(), confidence], 1)
+        cells = self.upsample_cells(cells, self.cells_guide(torch.cat([fine, context], 1)))
+        winner, certainty = cells[:, 0], cells[:, 1:]
+        start = winner - 0.5 * (config.fine_planes - 1) * config.fine_step
+        fine_start = start.detach()
         correlation = self.correlate(
             self.fine_match(fine), source, fine_warp, fine_start, config.fine_step, config.fine_planes
         )
         agreement = self.fine_agree(correlation)
         relative_depth = (winner - log_baseline[:, None, None])[:, None].detach()
-        certainty = F.interpolate(confidence[:, None], (h, w), mode="nearest")
         fine_features = self.fine_net(
-            torch.cat(
-                [
-                    agreement,
-                    fine,
-                    F.interpolate(self.coarse_to_fine(coarse_features), (h, w), mode="bilinear"),
-                    relative_depth.to(fine.dtype),
-                    certainty.to(fine.dtype),
-                ],
-                1,
-            )
+            torch.cat([agreement, fine, context, relative_depth.to(fine.dtype), certainty.to(fine.dtype)], 1)
         )
         fine_logits = (agreement + self.fine_out(fine_features)).float()
         steps = torch.arange(config.fine_planes, device=images.device, dtype=torch.float32)
         offset = (fine_logits.softmax(1) * steps[:, None, None]).sum(1)
-        log_depth = fine_start + config.fine_step * offset
+        log_depth = start + config.fine_step * offset
+        log_depth = self.upsample_pixels(log_depth[:, None], self.pixels_guide(images.flatten(0, 1), fine_features))
 
         bias = self.coarse_to_patch(coarse_features) + self.fine_to_patch(fine_features)
         bias = rearrange(bias, "(b v) c h w -> b v (h w) c", v=views)
         return Cue(
             patch_bias=bias + self.rays_to_patch(rays),
             lateral=self.to_lateral(fine_features),
-            log_depth=F.interpolate(log_depth[:, None], (height, width), mode="bilinear").view(
-                batch, views, height, width
-            ),
+            log_depth=log_depth.view(batch, views, height, width),
             relative=relative,
             confidence=confidence,
             coarse_logits=coarse_logits,
@@ -267,6 +262,21 @@ def along_planes(x: Tensor, layer: nn.Conv2d) -> Tensor:
     weight = layer.weight[..., 0].transpose(1, 2).flatten(1)
     product = (weight @ shifted.flatten(2)).unflatten(-1, x.shape[2:])
     return product + layer.bias[:, None, None].to(product.dtype)
+
+
+class PixelGuide(nn.Module):
+    """Images [R, 3, H, W] in [0, 1] and features [R, F, h, w] to a guide [R, G, H, W] for upsampling."""
+
+    def __init__(self, features: int, channels: int):
+        super().__init__()
+        self.image = nn.Conv2d(3, channels, 3, padding=1)
+        self.features = nn.Conv2d(features, channels, 1)
+        self.mix = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, images: Tensor, features: Tensor) -> Tensor:
+        size = images.shape[-2:]
+        x = self.image(images * 2 - 1) + F.interpolate(self.features(features), size, mode="bilinear")
+        return F.relu(self.mix(F.relu(x)))
 
 
 class ResidualBlock(nn.Module):

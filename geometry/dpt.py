@@ -147,7 +147,9 @@ class DualDPT(Pyramid):
             levels = self.levels([self.norm(t) for t in tokens], size, lateral)
             x = resample(self.scratch.output_conv1(self.fuse(levels)), size)
             log, confidence = self.scratch.output_conv2(add_position(x, size)).float().unbind(1)
-            maps = [(log if log_depth is None else log + log_depth).exp(), confidence.exp() + 1]
+            # A factor beyond e is a spike: it comes from positions rarely seen in training, not from the picture.
+            log = log if log_depth is None else log_depth + torch.tanh(log)
+            maps = [log.exp(), confidence.exp() + 1]
             if rays:
                 x = self.scratch.output_conv1_aux[-1](self.fuse(levels, "_aux"))
                 x = self.scratch.output_conv2_aux[-1](add_position(x, size)).float().permute(0, 2, 3, 1)

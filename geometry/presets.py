@@ -73,11 +73,13 @@ class GaussianHeadConfig:
     convention: Literal["upstream", "exact"] = "upstream"  # how head outputs become Gaussians, see splat.adapter
     rgb_residual: bool = False  # the pixel's colour is added to SH band 0
     token_norm: bool = False  # LayerNorm on the patch features, as the depth head has it; the published head does not
+    reprojection: int = 0  # neighbours in which each pixel is looked up, to see whether they agree (`nano`), or none
 
     def __post_init__(self):
         check_pyramid("gs", self.features, self.out_channels)
         if self.sh_degree not in (0, 1, 2):
             raise ValueError(f"gs.sh_degree must be 0, 1 or 2, got {self.sh_degree}")
+        check_range("gs.reprojection", self.reprojection, 0, 64)
 
     @property
     def sh_bases(self) -> int:
@@ -189,6 +191,7 @@ ANY_VIEW: dict[str, NetworkConfig] = {
             convention="exact",
             rgb_residual=True,
             token_norm=True,
+            reprojection=3,
         ),
         cue=CueConfig(),
         cameras_given="given",

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from geometry.dpt import Pyramid, add_position, in_chunks, resample
 from geometry.presets import GaussianHeadConfig
+from geometry.reprojection import CHANNELS
 
 
 class GaussianHead(Pyramid):
@@ -25,6 +26,7 @@ class GaussianHead(Pyramid):
             nn.Conv2d(features // 4, features // 2, 3, padding=1),
             nn.GELU(),
         )
+        self.agreement = ViewAgreement(features // 2) if config.reprojection else None
         if config.convention == "exact":
             self.start_as_plain_splats(config)
 
@@ -39,22 +41,50 @@ class GaussianHead(Pyramid):
             last.bias[-1] = 1.5  # opacity 0.82
 
     def forward(
-        self, patches: tuple[Tensor, ...], images: Tensor, *, lateral: Tensor | None = None
+        self,
+        patches: tuple[Tensor, ...],
+        images: Tensor,
+        *,
+        lateral: Tensor | None = None,
+        reprojected: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Raw values [B, V, H, W, C] (see `splat.adapter`) and opacity [B, V, H, W] in 0..1.
 
-        Shapes: four `patches` [B, V, P, dim_in]; normalised `images` [B, V, 3, H, W]; `lateral` [B*V, F, 4ph, 4pw].
+        Shapes: four `patches` [B, V, P, dim_in]; normalised `images` [B, V, 3, H, W]; `lateral` [B*V, F, 4ph, 4pw];
+        `reprojected` [B, V, S, 6, H, W] (see `geometry.reprojection`), read where `config.reprojection`.
         """
         lead, size = images.shape[:2], tuple(images.shape[-2:])
 
-        def run(lateral: Tensor | None, images: Tensor, *tokens: Tensor) -> list[Tensor]:
+        def run(lateral: Tensor | None, reprojected: Tensor | None, images: Tensor, *tokens: Tensor) -> list[Tensor]:
             x = resample(
                 self.scratch.output_conv1(self.fuse(self.levels([self.norm(t) for t in tokens], size, lateral))), size
             )
-            x = self.scratch.output_conv2(add_position(x + self.images_merger(images), size))
+            x = x + self.images_merger(images)
+            if reprojected is not None:
+                x = x + self.agreement(reprojected)
+            x = self.scratch.output_conv2(add_position(x, size))
             x = x.float().permute(0, 2, 3, 1)
             return [x[..., :-1], torch.sigmoid(x[..., -1])]
 
+        reprojected = None if reprojected is None else reprojected.flatten(0, 1)
         flat = (tokens.flatten(0, 1) for tokens in patches)
-        raw, opacity = in_chunks(run, lateral, images.flatten(0, 1), *flat)
+        raw, opacity = in_chunks(run, lateral, reprojected, images.flatten(0, 1), *flat)
         return raw.unflatten(0, lead), opacity.unflatten(0, lead)
+
+
+class ViewAgreement(nn.Module):
+    """What the neighbours say of each pixel, [R, S, 6, H, W] of `geometry.reprojection`, to features [R, F, H, W].
+
+    Mean and best over the neighbours, so that their number and order do not matter. Untrained, nothing is added.
+    """
+
+    def __init__(self, features: int):
+        super().__init__()
+        self.each = nn.Sequential(nn.Conv2d(CHANNELS, 16, 1), nn.ReLU(), nn.Conv2d(16, 16, 1), nn.ReLU())
+        self.all = nn.Sequential(nn.Conv2d(32, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, features, 3, padding=1))
+        nn.init.zeros_(self.all[-1].weight)
+        nn.init.zeros_(self.all[-1].bias)
+
+    def forward(self, reprojected: Tensor) -> Tensor:
+        each = self.each(reprojected.flatten(0, 1)).unflatten(0, reprojected.shape[:2])
+        return self.all(torch.cat([each.mean(1), each.amax(1)], 1))

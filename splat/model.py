@@ -17,11 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from geometry.cameras import Cameras
+from geometry.cue import neighbors
 from geometry.metric import in_metres
 from geometry.monocular import MonocularNetwork
 from geometry.network import Features, Geometry, GeometryNetwork, normalize_images
 from geometry.precision import of_heads
 from geometry.presets import ModelConfig, MonocularConfig, NestedConfig, NetworkConfig
+from geometry.reprojection import reproject
 from splat import checkpoint
 from splat.adapter import adapt
 from splat.gaussians import Gaussians
@@ -102,8 +104,14 @@ class GaussianModel(Pretrained, GeometryNetwork):
             raise ValueError(
                 f"{self.config.name!r} has no Gaussian head, it gives geometry only; for Gaussians take nano or giant"
             )
+        reprojected = None
+        if self.config.gs.reprojection and features.images.shape[1] > 1:
+            index, _ = neighbors(geometry.cameras, self.config.gs.reprojection)
+            reprojected = reproject(features.images, geometry.depth, geometry.cameras, index)
         with of_heads(features.images, self.config.precision):
-            raw, opacity = self.gs_head(features.patches, normalize_images(features.images), lateral=features.lateral)
+            raw, opacity = self.gs_head(
+                features.patches, normalize_images(features.images), lateral=features.lateral, reprojected=reprojected
+            )
         return adapt(
             raw,
             opacity,

@@ -191,7 +191,8 @@ def test_hooks_of_the_heads():
     prior = torch.linspace(-1, 1, depth.numel()).view_as(depth)
     patches = features.patches
     shifted = model.head(patches, SIZE, log_depth=prior)[0]
-    torch.testing.assert_close(shifted, depth * prior.exp(), rtol=1e-4, atol=1e-5)
+    # What is added to a prior is bounded: a factor of e at most.
+    torch.testing.assert_close(shifted, (prior + depth.log().tanh()).exp(), rtol=1e-4, atol=1e-5)
     lateral = torch.ones(2, 32, 8, 12)
     assert (model.head(patches, SIZE, lateral=lateral)[0] - depth).abs().max() > 1e-2
     raw = model.gs_head(patches, images(2, SIZE))[0]
@@ -211,6 +212,19 @@ def test_network_with_a_cue():
     assert model.encode(images(3, SIZE)).cue is None
     assert model.encode(images(1, SIZE), some_cameras(1)).cue is None
     assert model.geometry(images(1, SIZE), some_cameras(1)).depth.isfinite().all()
+
+
+def test_the_gaussian_head_hears_the_neighbours():
+    """What other views say of a pixel reaches its Gaussian; one view alone has nobody to ask."""
+    config = tiny_config("a", cameras_given="given")
+    config = dataclasses.replace(config, gs=dataclasses.replace(config.gs, reprojection=2))
+    torch.manual_seed(0)
+    model = GaussianModel(config).eval().requires_grad_(False)
+    geometry, before = model(images(3, SIZE), some_cameras(3))
+    torch.nn.init.normal_(model.gs_head.agreement.all[-1].weight)
+    _, after = model(images(3, SIZE), some_cameras(3))
+    assert (after.opacities - before.opacities).abs().max() > 1e-3
+    assert model(images(1, SIZE), some_cameras(1))[1].count == SIZE[0] * SIZE[1]
 
 
 @pytest.mark.parametrize("levels", [0, 1])
