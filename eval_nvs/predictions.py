@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from glob import escape
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +59,8 @@ def write(
     folder: Path, pixels: np.ndarray, settings: dict, split: Split, seconds: dict[str, float], device: str
 ) -> None:
     """Store uint8 pictures [T, H, W, 3] of the targets of `split`; an older prediction there is replaced."""
+    for killed in folder.parent.glob(f".{escape(folder.name)}.*.new"):  # a run that was killed while it wrote
+        shutil.rmtree(killed, ignore_errors=True)
     files = {name: f"{RENDERS}/{file}.png" for name, file in zip(split.targets, file_names(split.targets), strict=True)}
     with whole_folder(folder, (INDEX, RENDERS)) as new:
         (new / RENDERS).mkdir()

@@ -111,6 +111,15 @@ def test_an_interrupted_run_goes_on(root, single, tmp_path, monkeypatch):
     assert (tmp_path / "out" / "table.md").read_text() == (single / "table.md").read_text()
 
 
+def test_what_a_killed_run_left_is_removed(tmp_path):
+    write_scenes(tmp_path / "scenes", ("a [b]",))
+    out = tmp_path / "out"
+    for name in (".a [b].0123abcd.new", ".other.0123abcd.new"):
+        (out / name / "renders").mkdir(parents=True)
+    assert run.main(arguments(tmp_path / "scenes", out, report=False)) == 0
+    assert sorted(p.name for p in out.iterdir()) == [".other.0123abcd.new", "a [b]", "results.json", "table.md"]
+
+
 def test_what_a_reader_left_out_or_assumed_is_told(tmp_path):
     write_scenes(tmp_path / "scenes", ("one",), views=20)
     (tmp_path / "scenes" / "one" / "images" / "0007.png").unlink()

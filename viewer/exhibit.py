@@ -12,8 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from geometry.cameras import Cameras, resize
-from geometry.images import fit_size
+from geometry.cameras import Cameras
 from splat.atomic import whole_file
 from splat.finite import finite_rows
 from splat.gaussians import Gaussians
@@ -151,8 +150,3 @@ def read_exhibit(path: Path) -> Exhibit:
         notes=tuple(about["notes"]),
         **{name: tensors[name] for name in _VIEWS if name in tensors},
     )
-
-
-def still_camera(camera: Cameras, long_side: int) -> Cameras:
-    """The camera [1] at a picture of this long side in pixels, its aspect kept."""
-    return resize(camera, fit_size([camera.size], long_side))
