@@ -18,7 +18,7 @@ demo: $(VENV)/.core  ## reconstruct a small made-up scene on the CPU; results in
 	$(BIN)/raysplat demo
 
 test: $(VENV)/.full  ## all tests that need no GPU
-	OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/pytest -m "not cuda" -n $(JOBS) --dist loadfile
+	OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/pytest -m "not cuda" -n $(JOBS) --dist loadgroup
 
 test-cuda: $(VENV)/.full  ## the tests that need an NVIDIA GPU (adds gsplat to the environment)
 	$(BIN)/pip install -q -c constraints.txt -e ".[all,gs]"

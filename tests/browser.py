@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -34,6 +35,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 needs_browser = [
     pytest.mark.skipif(CHROMIUM is None, reason="the browser tests need chromium"),
     pytest.mark.slow,
+    pytest.mark.xdist_group("browser"),  # on one worker: two browsers that draw in software starve each other
 ]
 ARGUMENTS = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
 WINDOW = {"width": 700, "height": 400}
@@ -148,12 +150,14 @@ def canvas(page) -> np.ndarray:
 
 
 def rendering(page, session: Session, kind: str | None = None) -> np.ndarray:
-    """What the server renders for the page as it is now, as `canvas` would see it."""
+    """What the server renders for the page as it is now, as `canvas` would see it: a slow page draws fewer pixels."""
     look, box = replace(session.look, kind=kind or MODES[session.mode]), _box(page)
     # A page that draws slowly has fewer pixels for the same box.
     camera = session.camera((int(box["height"]), int(box["width"])))
     frame = session.app.worker.call(lambda: picture(session.exhibit, session.gaussians(), camera, look))
-    return _middle(frame / 255, page)
+    width, height = page.evaluate("(c => [c.width, c.height])(document.querySelector('canvas[data-engine]'))")
+    drawn = cv2.resize(frame, (width, height), interpolation=cv2.INTER_LINEAR)
+    return _middle(cv2.resize(drawn, frame.shape[1::-1], interpolation=cv2.INTER_LINEAR) / 255, page)
 
 
 def alike(a: np.ndarray, b: np.ndarray) -> float:
