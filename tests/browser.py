@@ -12,7 +12,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 import torch
@@ -117,7 +116,8 @@ def write_photos(folder: Path) -> Path:
 def new_page(browser, url: str):
     page = browser.new_page(viewport=WINDOW)
     page.set_default_timeout(1000 * PATIENCE)
-    page.goto(url)
+    # Left to itself, a page that draws slowly lowers its resolution, and its picture is no longer the server's.
+    page.goto(f"{url}?fixedDpr=1")
     return page
 
 
@@ -132,11 +132,11 @@ def connect(browser, app: App, url: str):
     return page, session
 
 
-def until(condition, seconds: float = PATIENCE) -> None:
-    """Wait until `condition` holds."""
+def until(condition, seconds: float = PATIENCE, found=lambda: "it did not happen") -> None:
+    """Wait until `condition` holds; if it never does, fail with what `found` says."""
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, "it did not happen"
+        assert time.monotonic() < end, found()
         time.sleep(0.05)
 
 
@@ -150,14 +150,11 @@ def canvas(page) -> np.ndarray:
 
 
 def rendering(page, session: Session, kind: str | None = None) -> np.ndarray:
-    """What the server renders for the page as it is now, as `canvas` would see it: a slow page draws fewer pixels."""
+    """What the server renders for the page as it is now, as `canvas` would see it."""
     look, box = replace(session.look, kind=kind or MODES[session.mode]), _box(page)
-    # A page that draws slowly has fewer pixels for the same box.
     camera = session.camera((int(box["height"]), int(box["width"])))
     frame = session.app.worker.call(lambda: picture(session.exhibit, session.gaussians(), camera, look))
-    width, height = page.evaluate("(c => [c.width, c.height])(document.querySelector('canvas[data-engine]'))")
-    drawn = cv2.resize(frame, (width, height), interpolation=cv2.INTER_LINEAR)
-    return _middle(cv2.resize(drawn, frame.shape[1::-1], interpolation=cv2.INTER_LINEAR) / 255, page)
+    return _middle(frame / 255, page)
 
 
 def alike(a: np.ndarray, b: np.ndarray) -> float:
@@ -170,7 +167,13 @@ def alike(a: np.ndarray, b: np.ndarray) -> float:
 
 def shows(page, session: Session, least: float = 26.0, kind: str | None = None) -> None:
     """Wait until the page draws what the server renders for it, to a PSNR above `least`."""
-    until(lambda: alike(canvas(page), rendering(page, session, kind)) > least)
+    seen = [0.0]
+
+    def drawn() -> bool:
+        seen[:] = [alike(canvas(page), rendering(page, session, kind))]
+        return seen[0] > least
+
+    until(drawn, found=lambda: f"{session.mode}: the page is at {seen[0]:.1f} dB from the server's picture")
 
 
 def _middle(picture: np.ndarray, page) -> np.ndarray:
