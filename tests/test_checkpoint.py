@@ -195,6 +195,7 @@ def test_offline(monkeypatch, tmp_path):
     def refuse(*_, **__):
         raise hub.errors.LocalEntryNotFoundError("no connection\nand many more lines")
 
+    monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(hub, "hf_hub_download", refuse)
     for name in ("small", "da3-small", "depth-anything/DA3-SMALL"):
         with pytest.raises(
@@ -202,6 +203,18 @@ def test_offline(monkeypatch, tmp_path):
         ) as error:
             GaussianModel.from_pretrained(name)
         assert "\n" not in str(error.value)
+
+
+def test_what_the_hub_has_cached_is_not_asked_for_again(saved, monkeypatch, tmp_path):
+    hub = pytest.importorskip("huggingface_hub")
+    repository = tmp_path / "hub" / "models--somebody--tiny"
+    (repository / "snapshots").mkdir(parents=True)
+    saved.rename(repository / "snapshots" / "abc")
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("abc")
+    monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(hub, "hf_hub_download", None)
+    assert GaussianModel.from_pretrained("somebody/tiny").config.name == "tiny"
 
 
 def test_a_name_that_is_a_folder_is_not_downloaded(saved, monkeypatch):
