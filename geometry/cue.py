@@ -21,8 +21,9 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from geometry.cameras import Cameras, invert_intrinsics, pixel_rays, resize
+from geometry.candidates import KNOWN, CandidateChoice, candidates, what_is_known
 from geometry.prope import RelativeCameras
-from geometry.sweep import sweep
+from geometry.sweep import peak, sweep
 from geometry.upsample import GuidedUpsampling
 
 
@@ -54,6 +55,8 @@ class Cue:
     fine_logits: Tensor  # [R, fine_planes, h, w]
     fine_start: Tensor  # [R, h, w] log depth of the first fine plane
     fine_step: float
+    candidates: Tensor  # [R, K, h, w] log depths among which the fine sweep's place was chosen
+    candidate_scores: Tensor  # [R, K, h, w]
 
 
 def neighbors(cameras: Cameras, count: int) -> tuple[Tensor, Tensor]:
@@ -92,11 +95,9 @@ class MatchingCue(nn.Module):
         self.config = config
         fine, coarse = config.channels
         self.stem = nn.Conv2d(12, fine, 3, padding=1)
-        self.fine_blocks = nn.Sequential(ResidualBlock(fine), ResidualBlock(fine))
+        self.fine_blocks = residual_blocks(fine, dilations=(1, 1))
         self.down = nn.Conv2d(fine, coarse, 2, stride=2)
-        self.coarse_blocks = nn.Sequential(
-            ResidualBlock(coarse), ResidualBlock(coarse, dilation=2), ResidualBlock(coarse)
-        )
+        self.coarse_blocks = residual_blocks(coarse, dilations=(1, 2, 1, 4, 1))
         self.up = nn.Conv2d(coarse, fine, 1)
         self.fine_match = nn.Conv2d(fine, config.match_channels, 1)
         self.coarse_match = nn.Conv2d(coarse, config.match_channels, 1)
@@ -104,20 +105,19 @@ class MatchingCue(nn.Module):
         self.fine_agree = Agreement(config.groups)
         self.coarse_net = nn.Sequential(
             nn.Conv2d(config.planes + coarse, 128, 3, padding=1),
-            ResidualBlock(128),
-            ResidualBlock(128, dilation=2),
-            ResidualBlock(128, dilation=4),
-            ResidualBlock(128),
+            *residual_blocks(128, dilations=(1, 2, 4, 1, 8, 1)),
         )
         self.coarse_out = nn.Conv2d(128, config.planes, 1)
         self.coarse_to_fine = nn.Conv2d(128, fine, 1)
         self.fine_net = nn.Sequential(
-            nn.Conv2d(config.fine_planes + fine * 2 + 2, 64, 3, padding=1), ResidualBlock(64), ResidualBlock(64)
+            nn.Conv2d(config.fine_planes + fine * 2 + 2, 64, 3, padding=1),
+            *residual_blocks(64, dilations=(1, 1)),
         )
         self.fine_out = nn.Conv2d(64, config.fine_planes, 1)
         self.cells_guide = nn.Sequential(nn.Conv2d(2 * fine, 32, 3, padding=1), nn.ReLU())
         # Sharp: between a front and a back surface a blend of both depths is neither.
         self.upsample_cells = GuidedUpsampling(32, sharpness=3.0)
+        self.choose = CandidateChoice(2 * config.groups + KNOWN, 2 * fine)
         self.pixels_guide = PixelGuide(64, 24)
         self.upsample_pixels = GuidedUpsampling(24, sharpness=1.0)
         self.to_lateral = nn.Conv2d(64, features, 1)
@@ -160,11 +160,17 @@ class MatchingCue(nn.Module):
         cells = torch.stack([(coarse_start[:, None, None] + coarse_step * plane).detach(), confidence], 1)
         cells = self.upsample_cells(cells, self.cells_guide(torch.cat([fine, context], 1)))
         winner, certainty = cells[:, 0], cells[:, 1:]
+        matched = self.fine_match(fine)
+        looked_at = candidates(winner, coarse_logits, coarse_start, coarse_step)
+        matches = [self.correlate(matched, source, fine_warp, c, 1.0, 1)[:, :, 0] for c in looked_at.unbind(1)]
+        known = what_is_known(looked_at, coarse_logits, coarse_start, coarse_step, source, fine_warp)
+        evidence = torch.cat([torch.stack(matches, 1), known.to(fine.dtype)], 2)
+        scores = self.choose(evidence, torch.cat([fine, context], 1))
+        # Sharp: between a front and a back surface there is nothing.
+        winner = ((4 * scores).softmax(1) * torch.cat([winner[:, None], looked_at[:, 1:]], 1)).sum(1)
         start = winner - 0.5 * (config.fine_planes - 1) * config.fine_step
         fine_start = start.detach()
-        correlation = self.correlate(
-            self.fine_match(fine), source, fine_warp, fine_start, config.fine_step, config.fine_planes
-        )
+        correlation = self.correlate(matched, source, fine_warp, fine_start, config.fine_step, config.fine_planes)
         agreement = self.fine_agree(correlation)
         relative_depth = (winner - log_baseline[:, None, None])[:, None].detach()
         fine_features = self.fine_net(
@@ -190,6 +196,8 @@ class MatchingCue(nn.Module):
             fine_logits=fine_logits,
             fine_start=fine_start,
             fine_step=config.fine_step,
+            candidates=looked_at,
+            candidate_scores=scores,
         )
 
     def encode(self, images: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
@@ -294,17 +302,8 @@ class ResidualBlock(nn.Module):
         return x + self.conv2(F.relu(self.norm2(y)))
 
 
-def peak(logits: Tensor, radius: int = 2) -> tuple[Tensor, Tensor]:
-    """Position [R, h, w] of the strongest peak among planes [R, D, h, w], and the probability mass around it.
-
-    The mean is taken within `radius` planes of the best one: a mean over all planes would lie between two peaks.
-    """
-    probability = logits.softmax(1)
-    planes = torch.arange(logits.shape[1], device=logits.device)[:, None, None]
-    best = logits.argmax(1, keepdim=True)
-    window = probability * ((planes - best).abs() <= radius)
-    mass = window.sum(1)
-    return (window * planes).sum(1) / mass.clamp_min(1e-8), mass
+def residual_blocks(channels: int, dilations: tuple[int, ...]) -> nn.Sequential:
+    return nn.Sequential(*(ResidualBlock(channels, dilation) for dilation in dilations))
 
 
 def ray_embedding(cameras: Cameras, grid: tuple[int, int]) -> Tensor:

@@ -30,24 +30,44 @@ def reference_sweep(
 ) -> Tensor:
     """`sweep` in plain PyTorch, one neighbour at a time so that only one warped volume is alive without gradients."""
     rows, channels, h, w = features.shape
-    y, x = torch.meshgrid(
-        torch.arange(h, device=features.device) + 0.5, torch.arange(w, device=features.device) + 0.5, indexing="ij"
-    )
-    pixels = torch.stack([x, y, torch.ones_like(x)]).flatten(1)
     steps = step * torch.arange(planes, device=features.device, dtype=torch.float32)
-    inverse_depth = torch.exp(-(start[:, None] + steps[:, None, None])).view(rows, 1, planes, h * w)
+    log_depth = start[:, None] + steps[:, None, None]
     own = features.unflatten(1, (groups, -1))[:, :, :, None]
     matches = []
     for s in range(source.shape[1]):
-        point = (A[:, s] @ pixels)[:, :, None] + b[:, s, :, None, None] * inverse_depth
-        depth = point[:, 2]
-        ahead = depth > 1e-6
-        scale = 1 / torch.where(ahead, depth, 1.0)
-        # Coordinates of grid_sample: -1 and 1 are the outer edges of the image. Behind the camera: far outside.
-        u = torch.where(ahead, point[:, 0] * scale * (2 / w) - 1, -9.0)
-        v = torch.where(ahead, point[:, 1] * scale * (2 / h) - 1, -9.0)
-        grid = torch.stack([u, v], -1).clamp(-9, 9)
-        warped = F.grid_sample(features[source[:, s]], grid, mode="bilinear", align_corners=False)
+        grid, _ = in_neighbor(log_depth, A[:, s], b[:, s])
+        warped = F.grid_sample(features[source[:, s]], grid.flatten(2, 3), mode="bilinear", align_corners=False)
         warped = warped.view(rows, groups, channels // groups, planes, h, w)
         matches.append((own * warped).sum(2))
     return torch.stack(matches, 1)
+
+
+def in_neighbor(log_depth: Tensor, A: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Where each pixel, put at `log_depth` [R, D, h, w], falls in one neighbour with `A` [R, 3, 3] and `b` [R, 3].
+
+    Returns positions [R, D, h, w, 2] as `grid_sample` counts them, -1 and 1 being the outer edges of the image, far
+    outside for what lies behind the neighbour; and its depth there over its depth here [R, D, h, w], 1 for the same.
+    """
+    rows, planes, h, w = log_depth.shape
+    y, x = torch.meshgrid(torch.arange(h, device=A.device) + 0.5, torch.arange(w, device=A.device) + 0.5, indexing="ij")
+    pixels = torch.stack([x, y, torch.ones_like(x)]).flatten(1)
+    inverse_depth = torch.exp(-log_depth).view(rows, 1, planes, h * w)
+    point = (A @ pixels)[:, :, None] + b[:, :, None, None] * inverse_depth
+    ahead = point[:, 2] > 1e-6
+    ratio = torch.where(ahead, point[:, 2], 1.0)
+    u = torch.where(ahead, point[:, 0] / ratio * (2 / w) - 1, -9.0)
+    v = torch.where(ahead, point[:, 1] / ratio * (2 / h) - 1, -9.0)
+    return torch.stack([u, v], -1).clamp(-9, 9).unflatten(2, (h, w)), ratio.unflatten(2, (h, w))
+
+
+def peak(logits: Tensor, radius: int = 2) -> tuple[Tensor, Tensor]:
+    """Position [R, h, w] of the strongest peak among planes [R, D, h, w], and the probability mass around it.
+
+    The mean is taken within `radius` planes of the best one: a mean over all planes would lie between two peaks.
+    """
+    probability = logits.softmax(1)
+    planes = torch.arange(logits.shape[1], device=logits.device)[:, None, None]
+    best = logits.argmax(1, keepdim=True)
+    window = probability * ((planes - best).abs() <= radius)
+    mass = window.sum(1)
+    return (window * planes).sum(1) / mass.clamp_min(1e-8), mass

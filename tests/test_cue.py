@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from geometry.cameras import Cameras, invert_rigid, transform
-from geometry.cue import CueConfig, MatchingCue, baseline_unit, homographies, neighbors, peak
+from geometry.cue import CueConfig, MatchingCue, baseline_unit, homographies, neighbors
 from geometry.normalize import normalize
 from geometry.prope import RelativeCameras
-from geometry.sweep import reference_sweep, sweep
+from geometry.sweep import peak, reference_sweep, sweep
 
 
 def cameras_along_x(views=4, step=0.5, size=(56, 56), focal=50.0):

@@ -48,30 +48,48 @@ def test_confidence_is_best_at_a_fifth_over_the_error():
     assert values[1] < values[0] and values[1] < values[2]
 
 
+def cue(depth, logits=None, candidates=None, scores=None):
+    """A cue of planes 0.1 apart from log depth 0, or of candidates; where nothing is given, all is equally likely."""
+    start = torch.zeros(2)
+    logits = torch.zeros(2, 8, 14, 28) if logits is None else logits
+    candidates = depth[0, :, None].log() if candidates is None else candidates
+    return Cue(
+        patch_bias=None,
+        lateral=None,
+        log_depth=depth.log(),
+        relative=None,
+        confidence=None,
+        coarse_logits=logits,
+        coarse_start=start,
+        coarse_step=0.1,
+        fine_logits=logits,
+        fine_start=start.view(2, 1, 1).expand(2, 14, 28),
+        fine_step=0.1,
+        candidates=candidates,
+        candidate_scores=torch.zeros_like(candidates) if scores is None else scores,
+    )
+
+
 def test_cue_loss_prefers_the_true_plane():
     depth, valid = truth()
-    start, step = torch.zeros(2), 0.1
-    position = depth.log() / step
-    flat = torch.zeros(2, 8, 14, 28)
-    peaked = -3 * (torch.arange(8).view(8, 1, 1) - position.view(2, 1, 14, 28)).abs()
+    position = depth.log().view(2, 1, 14, 28) / 0.1
+    peaked = -3 * (torch.arange(8).view(8, 1, 1) - position).abs()
+    flat, right = (losses.cue_loss(cue(depth, logits), depth, valid)[0] for logits in (None, peaked))
+    assert right < 0.5 * flat
 
-    def loss(logits):
-        cue = Cue(
-            None,
-            None,
-            depth.log(),
-            None,
-            None,
-            logits,
-            start,
-            step,
-            logits,
-            start.view(2, 1, 1).expand(2, 14, 28),
-            step,
-        )
-        return losses.cue_loss(cue, depth, valid)[0]
 
-    assert loss(peaked) < 0.5 * loss(flat)
+def test_cue_loss_prefers_the_candidate_that_is_right():
+    depth, valid = truth()
+    log_depth = depth[0].log()
+    candidates = torch.stack([log_depth + 0.4, log_depth + 0.01, log_depth - 0.3], 1)
+
+    def choice(first, second):
+        scores = torch.tensor([first, second, 0.0]).view(1, 3, 1, 1).expand(2, 3, 14, 28)
+        return losses.cue_loss(cue(depth, None, candidates, scores), depth, valid)[1]["sweep_choice"]
+
+    assert choice(0, 5) < 0.1 < choice(0, 0) < choice(5, 0)
+    hopeless = cue(depth, None, candidates + 1.0)
+    assert losses.cue_loss(hopeless, depth, valid)[1]["sweep_choice"] == 0
 
 
 def test_ray_and_camera_losses_vanish_at_the_truth():

@@ -55,16 +55,31 @@ def cue_loss(cue: Cue, depth: Tensor, valid: Tensor) -> tuple[Tensor, Scalars]:
     """Cross-entropy of both plane sweeps against the true plane, shared between the two planes next to it."""
     coarse = _plane_entropy(cue.coarse_logits, depth, valid, cue.coarse_start[:, None, None], cue.coarse_step)
     fine = _plane_entropy(cue.fine_logits, depth, valid, cue.fine_start, cue.fine_step)
+    choice = _choice_entropy(cue, depth, valid)
     with torch.no_grad():
         error = (cue.log_depth - depth.clamp_min(1e-6).log()).abs()
         good = masked_mean((error < 0.2231).float(), valid)
-    return coarse + 0.5 * fine, {"sweep_coarse": coarse, "sweep_fine": fine, "sweep_delta_1.25": good}
+    scalars = {"sweep_coarse": coarse, "sweep_choice": choice, "sweep_fine": fine, "sweep_delta_1.25": good}
+    return coarse + 0.5 * (choice + fine), scalars
+
+
+def _choice_entropy(cue: Cue, depth: Tensor, valid: Tensor) -> Tensor:
+    """Cross-entropy of the scores of candidates, where one of them is right; those within 3 % share being the best."""
+    target, known = _at_cells(depth, valid, cue.candidates.shape[-2:])
+    error = (cue.candidates - target.clamp_min(1e-6).log()[:, None]).abs()
+    known = known & (error.amin(1) < 0.2)
+    right = torch.where(known[:, None], -error / 0.03, 0.0).softmax(1)
+    return masked_mean(-(right * cue.candidate_scores.log_softmax(1)).sum(1), known)
+
+
+def _at_cells(depth: Tensor, valid: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Depth [R, h, w] and whether it is known, in the middle of each cell of a coarser grid."""
+    target = F.interpolate(depth.flatten(0, 1)[:, None], size, mode="nearest")[:, 0]
+    return target, F.interpolate(valid.flatten(0, 1)[:, None].float(), size, mode="nearest")[:, 0] > 0.5
 
 
 def _plane_entropy(logits: Tensor, depth: Tensor, valid: Tensor, start: Tensor, step: float) -> Tensor:
-    h, w = logits.shape[-2:]
-    target = F.interpolate(depth.flatten(0, 1)[:, None], (h, w), mode="nearest")[:, 0]
-    known = F.interpolate(valid.flatten(0, 1)[:, None].float(), (h, w), mode="nearest")[:, 0] > 0.5
+    target, known = _at_cells(depth, valid, logits.shape[-2:])
     position = (target.clamp_min(1e-6).log() - start) / step
     last = logits.shape[1] - 1
     known = known & (position >= 0) & (position <= last)
