@@ -68,7 +68,8 @@ def what_is_known(
     """
     with torch.no_grad(), torch.autocast(logits.device.type, enabled=False):
         last = logits.shape[1] - 1
-        position = (candidates - start[:, None, None, None]) / step
+        # NaN, of an image or of weights, must come out as NaN: no index may be made of it.
+        position = ((candidates - start[:, None, None, None]) / step).nan_to_num(0.0)
         scores = logits.float().log_softmax(1).clamp_min(-12.0)
         scores = F.interpolate(scores, candidates.shape[-2:], mode="bilinear")
         lower = position.floor().clamp(0, last - 1)

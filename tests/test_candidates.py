@@ -92,3 +92,12 @@ def test_choice_learns_which_channel_tells():
         loss.backward()
         optimizer.step()
     assert (choice(evidence, context).argmax(1) == right).float().mean() > 0.7
+
+
+def test_a_poisoned_view_is_known_by_its_nan():
+    source, warps = warp()
+    logits = sweep_of((4, 9.0)).expand(3, -1, -1, -1).clone()
+    logits[1] = torch.nan
+    looked_at = candidates(torch.full((3, *SIZE), math.log(DEPTH)), logits, torch.zeros(3), 0.1)
+    known = what_is_known(looked_at, logits, torch.zeros(3), 0.1, source, warps)
+    assert known[1, :, :2].isnan().all() and known[[0, 2], :, :3].isfinite().all()
