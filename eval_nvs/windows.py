@@ -31,6 +31,7 @@ from splat.atomic import whole_file
 from splat.metrics import psnr, ssim
 from splat.model import GaussianModel
 from splat.reconstruct import reconstruct
+from splat.refine import refine
 from splat.render import render
 
 
@@ -42,6 +43,7 @@ class Args:
     context: int = 4  # input views of a window
     targets: int = 2  # target views of a window
     groups: int = 2  # windows per scene
+    refine: int = 0  # steps of splat.refine on the inputs after the forward pass
     seconds: float = 0  # time to fit Gaussians to the inputs of each window, from the scene's sparse points; 0: do not
     device: str = "cuda" if torch.cuda.is_available() else "cpu"  # where the network and the renderer run
     out: Path | None = None  # folder for results.json, table.md and a PNG per window
@@ -69,15 +71,18 @@ def fit(images: Tensor, cameras: Cameras, points: Tensor | None, args: Args) -> 
 
 
 def score_window(
-    model: GaussianModel, images: Tensor, cameras, context: int, device: str
+    model: GaussianModel, images: Tensor, cameras: Cameras, context: int, steps: int
 ) -> tuple[list[dict[str, float]], Tensor]:
-    """Scores of the targets among images [V, 3, H, W] and cameras [V], inputs first.
+    """Scores of the targets among images [V, 3, H, W] and cameras [V], inputs first, after so many steps of `refine`.
 
     And a picture strip [3 * T + context, ...].
     """
     result = reconstruct(images[:context], cameras[:context], model)
+    gaussians = result.gaussians
+    if steps:
+        gaussians = refine(gaussians, result.images, result.cameras, steps)
     with torch.inference_mode():
-        color = render(result.gaussians.to(device), cameras[context:].to(device)).color.clamp(0, 1).cpu()
+        color = render(gaussians, cameras[context:].to(gaussians.means.device)).color.clamp(0, 1).cpu()
     nearest = torch.cdist(cameras.centers[context:], cameras.centers[:context]).argmin(1)
     targets, ours, copies = images[context:], color.movedim(-1, -3), images[:context][nearest]
     rows = [
@@ -120,7 +125,7 @@ def main(args: Args) -> None:
         scene = open_scene(folder)
         for number, (inputs, targets) in enumerate(windows(scene.w2c, args.context, args.targets, args.groups)):
             images, cameras = views(scene, [*inputs, *targets], args.size, multiple=14)
-            rows, pictures = score_window(model, images, cameras, args.context, args.device)
+            rows, pictures = score_window(model, images, cameras, args.context, args.refine)
             if args.seconds > 0:
                 fitted = fit(images, cameras, seen_points(scene, [scene.names[i] for i in inputs]), args)
                 rows = [row | {"fitted_psnr": value} for row, value in zip(rows, fitted, strict=True)]
@@ -134,6 +139,7 @@ def main(args: Args) -> None:
         result = {
             "weights": args.weights,
             "size": args.size,
+            "refine": args.refine,
             "seconds": args.seconds,
             "images": [vars(s) for s in scores],
         }

@@ -49,7 +49,8 @@ class Cue:
     log_depth: Tensor  # [B, V, H, W] first estimate of log z-depth, in the units of the cameras
     relative: RelativeCameras  # the projections for cross-view attention
     confidence: Tensor  # [R, h2, w2] probability mass around the coarse winner
-    coarse_logits: Tensor  # [R, planes, h2, w2] over log-spaced planes
+    correlation_logits: Tensor  # [R, planes, h2, w2] over log-spaced planes: what the correlations say by themselves
+    coarse_logits: Tensor  # [R, planes, h2, w2] the same once a network has smoothed them
     coarse_start: Tensor  # [R] log depth of the first coarse plane
     coarse_step: float
     fine_logits: Tensor  # [R, fine_planes, h, w]
@@ -153,7 +154,7 @@ class MatchingCue(nn.Module):
         )
         agreement = self.coarse_agree(correlation)
         coarse_features = self.coarse_net(torch.cat([agreement, coarse], 1))
-        coarse_logits = (agreement + self.coarse_out(coarse_features)).float()
+        correlation_logits, coarse_logits = agreement.float(), (agreement + self.coarse_out(coarse_features)).float()
         plane, confidence = peak(coarse_logits)
 
         context = F.interpolate(self.coarse_to_fine(coarse_features), fine.shape[-2:], mode="bilinear")
@@ -190,6 +191,7 @@ class MatchingCue(nn.Module):
             log_depth=log_depth.view(batch, views, height, width),
             relative=relative,
             confidence=confidence,
+            correlation_logits=correlation_logits,
             coarse_logits=coarse_logits,
             coarse_start=coarse_start,
             coarse_step=coarse_step,

@@ -23,10 +23,14 @@ from geometry.scene import Scene, open_scene
 from geometry.scene import views as load_views
 from geometry.sfm import PosesNotFound, reconstruct_poses
 from geometry.view_selection import farthest_points, pose_distance
+from splat.gaussians import Gaussians
+from splat.metrics import psnr
 from splat.model import GaussianModel, MonocularModel, NestedModel, from_pretrained
 from splat.predict import estimate_bytes
 from splat.reconstruct import Reconstruction
 from splat.reconstruct import reconstruct as reconstruct_views
+from splat.refine import refine as refine_gaussians
+from splat.render import render
 
 # More views than this are thinned out unless asked for: each costs time and memory, and neighbours repeat each other.
 MOST_VIEWS = 12
@@ -46,14 +50,15 @@ def reconstruct(
     cameras_from: Literal["decoder", "rays"] = "decoder",
     reference_view: str = "saddle_balanced",
     mode: Precision | None = None,
+    refine: int = 0,
 ) -> Reconstruction:
     """Reconstruct a scene (or what `open_scene` opens) with a network by name, folder, file or hub id.
 
     `views` is how many to use, spread over the scene (default: all, at most 12), or which, as indices. `size` is the
     long side in pixels that the network sees; photos are cut to the aspect that most have, or brought to size by a
     published `size_rule` (`geometry.preprocess`). `device` is "auto" (the GPU, if there is one), "cpu", "cuda" or
-    "cuda:1". `cameras_from`, `reference_view` and `mode` are for `splat.predict.predict`. Progress and notes go to
-    `report`, a line each.
+    "cuda:1". `cameras_from`, `reference_view` and `mode` are for `splat.predict.predict`. `refine` is how many steps on
+    the photos follow (`splat.refine`). Progress and notes go to `report`, a line each.
 
     A network that needs poses gets them from structure from motion where the scene has none; if that fails, the network
     predicts them. Known intrinsics without poses are used; a monocular network takes the focal length from EXIF where
@@ -68,6 +73,8 @@ def reconstruct(
     elif views is not None:
         _check_count(scene, views)  # before poses are looked for, which takes minutes
     device = pick_device(device)
+    if refine < 0:
+        raise ValueError(f"refine is a number of steps, 0 or more, got {refine}")
     if size < PATCH:
         raise ValueError(f"size {size} is too small; the network needs {PATCH} pixels or more")
     model = from_pretrained(weights)
@@ -108,6 +115,10 @@ def reconstruct(
     if result.depth.is_cuda and find_spec("gsplat") is None:
         report("gsplat is not installed, so the CPU renders: pip install 'raysplat[gs]' (raysplat doctor says more)")
         result = result.to("cpu")
+    if refine:
+        result, note = _refined(result, refine)
+        notes.append(note)
+        report(note)
     return replace(result, notes=(*notes, *result.notes))
 
 
@@ -133,6 +144,19 @@ def pick_device(device: str) -> str:
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device '{device}' cannot be used here; try --device cpu, and see raysplat doctor") from error
     return device
+
+
+def _refined(result: Reconstruction, steps: int) -> tuple[Reconstruction, str]:
+    """The reconstruction after steps of optimisation on its inputs, and a line that says what they brought there."""
+
+    def score(gaussians: Gaussians) -> float:
+        with torch.inference_mode():
+            pictures = render(gaussians, result.cameras).color.movedim(-1, -3)
+        return float(np.mean([psnr(a, b) for a, b in zip(pictures, result.images)]))
+
+    better = refine_gaussians(result.gaussians, result.images, result.cameras, steps, progress=sys.stderr.isatty())
+    note = f"refined by {steps} steps: its pictures of the inputs had {score(result.gaussians):.2f} dB,"
+    return replace(result, gaussians=better), f"{note} now {score(better):.2f}"
 
 
 def _needs_poses(model: NestedModel | GaussianModel) -> bool:

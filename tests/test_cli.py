@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -136,6 +137,20 @@ def test_reconstruct_writes_the_results(photos, weights, tmp_path, few_frames, c
     assert read_ply(out / "scene.ply").count == 3 * 42 * 56
     assert main(["reconstruct", str(photos), "-o", str(out), "--weights", str(weights)]) == 1
     assert "not empty" in error_of(capsys)
+
+
+def test_reconstruct_refines_on_its_photos(photos, tmp_path, few_frames, capsys):
+    arguments = ["reconstruct", str(photos), "--size", "56"]
+    assert main([*arguments, "-o", str(tmp_path / "plain")]) == 0
+    assert main([*arguments, "-o", str(tmp_path / "refined"), "--refine", "5"]) == 0
+    told = re.search(
+        r"refined by 5 steps: its pictures of the inputs had ([\d.]+) dB, now ([\d.]+)", capsys.readouterr().err
+    )
+    assert float(told[2]) > float(told[1]) + 0.1
+    plain, refined = (read_ply(tmp_path / name / "scene.ply") for name in ("plain", "refined"))
+    assert plain.count == refined.count and not torch.allclose(plain.sh, refined.sh)
+    assert main([*arguments, "-o", str(tmp_path / "no"), "--refine", "-1"]) == 1
+    assert "refine is a number of steps, 0 or more, got -1" in error_of(capsys)
 
 
 def test_three_lines_of_python(photos, weights, tmp_path, few_frames):

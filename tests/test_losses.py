@@ -1,5 +1,8 @@
 """Training losses: zero where they should be, and moving the right way."""
 
+import math
+from dataclasses import replace
+
 import pytest
 import torch
 from skimage.metrics import structural_similarity as reference_ssim
@@ -9,6 +12,7 @@ from geometry.cue import Cue
 from geometry.network import Geometry
 from splat.gaussians import Gaussians
 from splat.perceptual import Perceptual, read_arrays
+from splat.similarity import structural_similarity
 from tests.tiny_networks import SHARED
 from train import losses
 
@@ -59,6 +63,7 @@ def cue(depth, logits=None, candidates=None, scores=None):
         log_depth=depth.log(),
         relative=None,
         confidence=None,
+        correlation_logits=logits,
         coarse_logits=logits,
         coarse_start=start,
         coarse_step=0.1,
@@ -90,6 +95,39 @@ def test_cue_loss_prefers_the_candidate_that_is_right():
     assert choice(0, 5) < 0.1 < choice(0, 0) < choice(5, 0)
     hopeless = cue(depth, None, candidates + 1.0)
     assert losses.cue_loss(hopeless, depth, valid)[1]["sweep_choice"] == 0
+
+
+def test_correlations_are_told_what_is_right_by_themselves():
+    depth, valid = truth()
+    position = depth.log().view(2, 1, 14, 28) / 0.1
+    peaked = -3 * (torch.arange(8).view(8, 1, 1) - position).abs()
+    told = [
+        losses.cue_loss(replace(cue(depth), correlation_logits=logits), depth, valid) for logits in (peaked, -peaked)
+    ]
+    assert told[0][0] < told[1][0] and told[0][1]["sweep_alone"] < 0.5 * told[1][1]["sweep_alone"]
+
+
+def test_depth_of_the_sweeps_is_best_at_the_truth():
+    depth, valid = truth()
+    exact, double = (
+        losses.sweep_depth_loss(replace(cue(depth), log_depth=x), depth, valid)[0]
+        for x in (depth.log(), (2 * depth).log())
+    )
+    assert exact == 0 and double == pytest.approx(math.log(2))
+
+
+def test_every_picture_counts_by_its_decibels():
+    """Halving the error of a good picture is worth as much as of a bad one; the squared error sees the bad alone."""
+    target = torch.full((2, 3, 4, 4), 0.5)
+
+    def value(loss, *errors):
+        return float(loss(target + torch.tensor(errors).view(2, 1, 1, 1), target)[0])
+
+    start, good, bad = (0.1, 0.4), (0.05, 0.4), (0.1, 0.2)
+    gains = [value(losses.psnr_loss, *start) - value(losses.psnr_loss, *halved) for halved in (good, bad)]
+    assert gains[0] == pytest.approx(gains[1], rel=0.02) == pytest.approx(0.3, rel=0.02)
+    squared = [value(losses.mse_loss, *start) - value(losses.mse_loss, *halved) for halved in (good, bad)]
+    assert squared[1] > 10 * squared[0]
 
 
 def test_ray_and_camera_losses_vanish_at_the_truth():
@@ -126,14 +164,14 @@ def test_ssim_is_scikit_images():
     generator = torch.Generator().manual_seed(0)
     a, b = torch.rand(1, 3, 40, 50, generator=generator), torch.rand(1, 3, 40, 50, generator=generator)
     b = 0.7 * a + 0.3 * b
-    ours = losses.structural_similarity(a, b)
+    ours = structural_similarity(a, b)
     theirs = reference_ssim(
         a[0].permute(1, 2, 0).numpy(),
         b[0].permute(1, 2, 0).numpy(),
         channel_axis=2, data_range=1.0, gaussian_weights=True, sigma=1.5, use_sample_covariance=False,
     )  # fmt: skip
     assert abs(float(ours) - theirs) < 2e-3
-    assert losses.structural_similarity(a, a) > 0.9999
+    assert structural_similarity(a, a) > 0.9999
 
 
 def test_mse_reports_psnr():

@@ -139,6 +139,19 @@ def test_all_kinds_of_training_take_a_step(tiny_run, monkeypatch):
     assert {"ssi_depth", "opacity", "scale", "psnr", "unposed/psnr"} <= logged
 
 
+def test_sweeps_can_be_trained_alone(tiny_run, monkeypatch):
+    config = dataclasses.replace(tiny_run, steps=2, sweep_steps=2, pose_dropout=0.5, log_every=1, save_every=2)
+    torch.manual_seed(sample_seed(config.seed, "init") % 2**32)
+    before = make_model(config).state_dict()
+    nvs.main(config)
+    after = load_file(config.out / "checkpoints" / "step-0000002" / "model.safetensors")
+    assert {name.split(".")[0] for name in before if not before[name].equal(after[name])} == {"cue"}
+    assert {"sweep_alone", "sweep_coarse", "sweep_depth"} <= rows(config.out / "metrics.jsonl")[0].keys()
+    monkeypatch.setitem(PRESETS, "plain", dataclasses.replace(TINY, cue=None, name="plain"))
+    with pytest.raises(ValueError, match="plain has no plane sweeps to train alone: give --sweep-steps 0"):
+        nvs.main(dataclasses.replace(config, preset="plain", out=tiny_run.out.with_name("plain")))
+
+
 def test_checkpointing_and_the_flop_count_leave_gradients_alone():
     torch.manual_seed(0)
     model = GaussianModel(TINY)

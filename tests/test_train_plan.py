@@ -46,6 +46,15 @@ def test_plans_depend_on_the_step_alone():
     assert len({p.seed for p in plans}) == 20
 
 
+def test_sweeps_come_first_and_are_given_the_cameras():
+    config = dataclasses.replace(TrainConfig(), steps=60, geometry_steps=40, sweep_steps=20, pose_dropout=0.9, draw=1)
+    plans = [plan(config, step) for step in range(60)]
+    assert [p.sweeps for p in plans] == [True] * 20 + [False] * 40
+    assert all(p.posed and not p.joint for p in plans[:20]) and not all(p.posed for p in plans[20:40])
+    with pytest.raises(ValueError, match=r"--sweep-steps must lie in 0\.\.40, got 41"):
+        check(dataclasses.replace(config, sweep_steps=41))
+
+
 def test_batches_are_shared_out_whatever_the_number_of_processes():
     for batches, processes in ((8, 1), (8, 2), (8, 3), (2, 4), (None, 3)):
         everyone = [shares(batches, rank, processes) for rank in range(processes)]

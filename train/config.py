@@ -18,7 +18,8 @@ class LossWeights:
     cue: float = 0.3  # plane sweep, nano only
     ray: float = 1.0  # ray map, steps without given poses
     camera: float = 1.0  # camera decoder, steps without given poses
-    mse: float = 25.0  # squared error on target views
+    mse: float = 0.0  # squared error on target views
+    psnr: float = 0.3  # its logarithm, so that every picture counts by its decibels
     ssim: float = 0.75  # 1 - SSIM on target views
     perceptual: float = 0.0  # LPIPS on target views; needs lpips_weights
     gaussian_depth: float = 0.1  # depth of the Gaussians themselves
@@ -36,6 +37,7 @@ class TrainConfig:
     resume: bool = False  # go on from the latest checkpoint in out, or begin where there is none
     steps: int = 20_000  # optimiser steps in all
     geometry_steps: int = 8_000  # of these, the first that train geometry alone
+    sweep_steps: int = 0  # and of those, the first that train the plane sweeps alone, where the network has them
     seed: int = 0
     # data
     scenes: tuple[str, ...] = ()  # folders of posed scenes, each ROOT or ROOT=WEIGHT; none = synthetic only
@@ -108,6 +110,8 @@ def check(config: TrainConfig) -> None:
         raise ValueError(f"--batches must be 1 or more, got {config.batches}")
     if not 0 <= config.geometry_steps <= config.steps:
         raise ValueError(f"--geometry-steps must lie in 0..{config.steps}, got {config.geometry_steps}")
+    if not 0 <= config.sweep_steps <= config.geometry_steps:
+        raise ValueError(f"--sweep-steps must lie in 0..{config.geometry_steps}, got {config.sweep_steps}")
     if config.trained == "gaussians" and config.geometry_steps > 0:
         raise ValueError("--trained gaussians leaves nothing to train in geometry steps: give --geometry-steps 0")
     if config.trained == "gaussians" and config.pose_dropout > 0 and not config.unposed_gaussians:

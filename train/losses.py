@@ -11,6 +11,7 @@ from geometry.cameras import Cameras, pixel_rays
 from geometry.cue import Cue
 from geometry.network import Geometry
 from splat.gaussians import Gaussians
+from splat.similarity import structural_similarity
 
 Scalars = dict[str, Tensor]
 
@@ -52,15 +53,28 @@ def gradient_loss(difference: Tensor, valid: Tensor, scales: int = 3) -> Tensor:
 
 
 def cue_loss(cue: Cue, depth: Tensor, valid: Tensor) -> tuple[Tensor, Scalars]:
-    """Cross-entropy of both plane sweeps against the true plane, shared between the two planes next to it."""
-    coarse = _plane_entropy(cue.coarse_logits, depth, valid, cue.coarse_start[:, None, None], cue.coarse_step)
+    """Cross-entropy of both plane sweeps against the true plane, shared between the two planes next to it.
+
+    The first sweep counts twice: smoothed, and as its correlations alone have it. Features that are never told what is
+    right do not learn to compare (docs/nano.md).
+    """
+    planes = (depth, valid, cue.coarse_start[:, None, None], cue.coarse_step)
+    alone = _plane_entropy(cue.correlation_logits, *planes)
+    coarse = _plane_entropy(cue.coarse_logits, *planes)
     fine = _plane_entropy(cue.fine_logits, depth, valid, cue.fine_start, cue.fine_step)
     choice = _choice_entropy(cue, depth, valid)
     with torch.no_grad():
         error = (cue.log_depth - depth.clamp_min(1e-6).log()).abs()
         good = masked_mean((error < 0.2231).float(), valid)
-    scalars = {"sweep_coarse": coarse, "sweep_choice": choice, "sweep_fine": fine, "sweep_delta_1.25": good}
-    return coarse + 0.5 * (choice + fine), scalars
+    scalars = {"sweep_alone": alone, "sweep_coarse": coarse, "sweep_choice": choice, "sweep_fine": fine}
+    return coarse + 0.3 * alone + 0.5 * (choice + fine), scalars | {"sweep_delta_1.25": good}
+
+
+def sweep_depth_loss(cue: Cue, depth: Tensor, valid: Tensor) -> tuple[Tensor, Scalars]:
+    """L_D and L_grad of the paper (section 3.3) on the log depth of the sweeps, for steps that train them alone."""
+    difference = cue.log_depth.float() - depth.clamp_min(1e-6).log()
+    accuracy, gradient = masked_mean(difference.abs(), valid), gradient_loss(difference, valid)
+    return accuracy + 0.5 * gradient, {"sweep_depth": accuracy, "sweep_gradient": gradient}
 
 
 def _choice_entropy(cue: Cue, depth: Tensor, valid: Tensor) -> Tensor:
@@ -184,6 +198,16 @@ def mse_loss(color: Tensor, target: Tensor) -> tuple[Tensor, Scalars]:
     return value, {"mse": value, "psnr": (-10 * per_image.detach().clamp_min(1e-10).log10()).mean()}
 
 
+def psnr_loss(color: Tensor, target: Tensor) -> tuple[Tensor, Scalars]:
+    """Mean of log10 of the squared error of renders against pictures, both [N, 3, H, W]: minus a tenth of the PSNR.
+
+    Each picture counts by its decibels, as scores do. In the squared error one that is wrong outweighs a hundred that
+    are nearly right, and nobody asks those for their last detail. Levels off at 40 dB.
+    """
+    per_image = (color - target).square().mean((1, 2, 3))
+    return (per_image + 1e-4).log10().mean(), {}
+
+
 def ssim_loss(color: Tensor, target: Tensor) -> tuple[Tensor, Scalars]:
     """1 - SSIM of renders against pictures, both [N, 3, H, W]."""
     value = 1 - structural_similarity(color, target)
@@ -212,23 +236,3 @@ def scale_loss(gaussians: Gaussians, cameras: Cameras) -> tuple[Tensor, Scalars]
     distance = torch.linalg.vector_norm(means.detach() - cameras.centers[:, :, None], dim=-1).clamp_min(1e-6)
     value = (scales.mean(-1) / distance).mean()
     return value, {"scale": value}
-
-
-def structural_similarity(a: Tensor, b: Tensor) -> Tensor:
-    """Differentiable mean SSIM of images [N, C, H, W] in [0, 1]: 11x11 Gaussian window of 1.5 px, inner pixels."""
-    offsets = torch.arange(-5, 6, device=a.device, dtype=a.dtype)
-    window = torch.exp(-offsets.square() / 4.5)
-    window = window / window.sum()
-    channels = a.shape[1]
-    kernel_y = window.view(1, 1, -1, 1).expand(channels, 1, -1, 1)
-    kernel_x = window.view(1, 1, 1, -1).expand(channels, 1, 1, -1)
-
-    def blur(x: Tensor) -> Tensor:
-        return F.conv2d(F.conv2d(x, kernel_y, groups=channels), kernel_x, groups=channels)
-
-    mean_a, mean_b = blur(a), blur(b)
-    var_a = blur(a * a) - mean_a.square()
-    var_b = blur(b * b) - mean_b.square()
-    covariance = blur(a * b) - mean_a * mean_b
-    numerator = (2 * mean_a * mean_b + 1e-4) * (2 * covariance + 9e-4)
-    return (numerator / ((mean_a.square() + mean_b.square() + 1e-4) * (var_a + var_b + 9e-4))).mean()

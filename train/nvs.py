@@ -52,6 +52,8 @@ def main(config: TrainConfig) -> None:
     saved = find_checkpoint(config, first)
     model = make_model(config).to(device, memory_format=torch.channels_last)
     network = model.config
+    if config.sweep_steps and network.cue is None:
+        raise ValueError(f"{network.name} has no plane sweeps to train alone: give --sweep-steps 0")
     prepare_blocks(model, checkpointing=config.checkpointing, compiled=config.compile)
     flops = FlopCount(model)
     forward = processes.spread(accelerator, Forward(model, config.bf16 and device.type == "cuda"))
@@ -88,7 +90,7 @@ def main(config: TrainConfig) -> None:
                 with meter.waiting():
                     batch = next(ahead) or draw(step, share.index)
                 with processes.without_sync(forward, last=share is mine[-1]):
-                    loss, scalars = objective(forward, batch, now.posed, now.joint)
+                    loss, scalars = objective(forward, batch, now.posed, now.joint, now.sweeps)
                     # The gradients of processes are averaged, the losses of batches are to be summed by weight.
                     (loss * (share.weight * accelerator.num_processes)).backward()
                 samples.append(Sample(share.index, batch.names, scalars["loss"].isfinite()))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from geometry.camera_heads import normalize_cameras
 from geometry.cameras import Cameras, transform
+from geometry.cue import Cue
 from geometry.network import Features, Geometry
 from geometry.normalize import normalize, rescale
 from geometry.presets import NetworkConfig
@@ -28,9 +29,12 @@ NEAR = 0.1
 
 
 class Prediction(NamedTuple):
-    features: Features
-    geometry: Geometry
-    gaussians: Gaussians | None
+    """What a step needs of the network; None is what it does not train."""
+
+    cue: Cue | None
+    features: Features | None = None
+    geometry: Geometry | None = None
+    gaussians: Gaussians | None = None
 
 
 class Forward(nn.Module):
@@ -42,12 +46,21 @@ class Forward(nn.Module):
         self.bf16 = bf16
 
     def forward(
-        self, images: Tensor, cameras: Cameras | None, rays: bool = False, gaussians: bool = True
+        self,
+        images: Tensor,
+        cameras: Cameras | None,
+        *,
+        sweeps: bool = False,
+        rays: bool = False,
+        gaussians: bool = True,
     ) -> Prediction:
         with autocast(images, self.bf16):
+            if sweeps:
+                return Prediction(self.model.cue(images, cameras))
             features = self.model.encode(images, cameras)
             geometry = self.model.decode(features, rays=rays)
-            return Prediction(features, geometry, self.model.gaussians(features, geometry) if gaussians else None)
+            made = self.model.gaussians(features, geometry) if gaussians else None
+            return Prediction(features.cue, features, geometry, made)
 
 
 def autocast(like: Tensor, bf16: bool) -> AbstractContextManager:
@@ -63,13 +76,20 @@ class Objective:
     perceptual: Perceptual | None = None
     teacher: GaussianModel | None = None
 
-    def __call__(self, forward: nn.Module, batch: Batch, posed: bool, joint: bool) -> tuple[Tensor, losses.Scalars]:
-        """`posed`: the network is given the cameras; `joint`: Gaussians are made and rendered."""
+    def __call__(
+        self, forward: nn.Module, batch: Batch, posed: bool, joint: bool, sweeps: bool = False
+    ) -> tuple[Tensor, losses.Scalars]:
+        """`posed`: the network is given the cameras; `joint`: Gaussians are made and rendered.
+
+        `sweeps`: the plane sweeps alone run and learn.
+        """
         n, weights, scalars = batch.context, self.weights, {}
         cameras, depth = into_network(self.network, batch, posed)
         images, inputs = batch.images[:, :n], cameras[:, :n]
-        prediction: Prediction = forward(images, inputs if posed else None, not posed, joint)
-        geometry = prediction.geometry
+        prediction: Prediction = forward(
+            images, inputs if posed else None, sweeps=sweeps, rays=not posed, gaussians=joint
+        )
+        cue, geometry = prediction.cue, prediction.geometry
         total = images.new_zeros(())
 
         def add(weight: float, term: tuple[Tensor, losses.Scalars]) -> None:
@@ -78,10 +98,13 @@ class Objective:
             scalars.update(term[1])
 
         known = None if batch.depth is None else batch.depth[:, :n] > 0
+        if depth is not None and weights.cue > 0 and cue is not None:
+            add(weights.cue, losses.cue_loss(cue, depth[:, :n], known))
+        if sweeps:
+            add(weights.cue, losses.sweep_depth_loss(cue, depth[:, :n], known))
+            return total, {name: value.detach() for name, value in scalars.items()} | {"loss": total.detach()}
         if depth is not None and weights.depth > 0:
             add(weights.depth, losses.depth_loss(geometry, depth[:, :n], known))
-        if depth is not None and weights.cue > 0 and prediction.features.cue is not None:
-            add(weights.cue, losses.cue_loss(prediction.features.cue, depth[:, :n], known))
         if weights.ssi_depth > 0 and self.teacher is not None:
             term = losses.ssi_depth_loss(geometry.depth, *self.teach(images, inputs if posed else None))
             add(weights.ssi_depth, (term[0], {f"teacher_{name}": value for name, value in term[1].items()}))
@@ -96,6 +119,8 @@ class Objective:
             target = batch.images[:, n:].flatten(0, 1)
             # Weight 0 leaves the gradient out and the PSNR in the log.
             add(weights.mse, losses.mse_loss(color, target))
+            if weights.psnr > 0:
+                add(weights.psnr, losses.psnr_loss(color, target))
             if weights.ssim > 0:
                 add(weights.ssim, losses.ssim_loss(color, target))
             if weights.perceptual > 0:

@@ -17,6 +17,7 @@ class Plan(NamedTuple):
 
     shape: Shape  # of a batch
     posed: bool  # the network is given the cameras
+    sweeps: bool  # the plane sweeps are trained, nothing else
     joint: bool  # Gaussians are trained
     real: bool  # on the scenes on disk
     seed: int  # of the draw that `config.draw` steps share
@@ -33,10 +34,10 @@ class Share(NamedTuple):
 def plan(config: TrainConfig, step: int) -> Plan:
     draw, turn = divmod(step, config.draw)
     rng = random.Random(sample_seed(config.seed, "plan", draw))
-    joint = step >= config.geometry_steps
+    joint, sweeps = step >= config.geometry_steps, step < config.sweep_steps
     size = rng.choice(config.sizes if joint else config.geometry_sizes)
     context = rng.choice(config.contexts)
-    posed = rng.random() >= config.pose_dropout
+    posed = rng.random() >= config.pose_dropout or sweeps
     rng = random.Random(sample_seed(config.seed, "plan", draw, turn))
     begun = bool(config.scenes) and joint and step >= config.scenes_from * config.steps
     real = begun and rng.random() < config.scenes_share
@@ -47,7 +48,7 @@ def plan(config: TrainConfig, step: int) -> Plan:
         # Photos carry no depth: they train through pictures alone, for which poses must be given.
         posed = posed or real
         joint = joint and posed
-    return Plan(shape, posed, joint, real, sample_seed(config.seed, "draw", draw), turn)
+    return Plan(shape, posed, sweeps, joint, real, sample_seed(config.seed, "draw", draw), turn)
 
 
 def shares(batches: int | None, rank: int, processes: int) -> list[Share]:

@@ -21,6 +21,7 @@ _paper_losses = LossWeights(
     ray=0,
     camera=0,
     mse=1,
+    psnr=0,
     ssim=0,
     perceptual=0.05,  # ours, after pixelSplat, MVSplat and DepthSplat
     gaussian_depth=0,
@@ -61,7 +62,7 @@ paper_pose_conditioned = TrainConfig(
 
 RECIPES = {
     # From nothing, on synthetic scenes first; docs/nano.md.
-    "nano": TrainConfig(),
+    "nano": TrainConfig(sweep_steps=2_000),
     # A permissive model: DA3-BASE with a Gaussian head, with poses and without.
     "base-apache": replace(
         paper_pose_conditioned,

@@ -22,9 +22,9 @@ from geometry.scene_roots import find_scenes, open_any
 from geometry.view_selection import windows
 from splat.metrics import psnr
 from splat.perceptual import Perceptual
+from splat.similarity import structural_similarity
 from train.batch import Batch, Shape, Source, sample_seed
 from train.config import TrainConfig
-from train.losses import structural_similarity
 from train.objective import Prediction, draw, into_network
 
 

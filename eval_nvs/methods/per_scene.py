@@ -22,6 +22,7 @@ from geometry.cameras import Cameras, project
 from splat.gaussians import Gaussians
 from splat.render import render
 from splat.sh import C0
+from splat.similarity import structural_similarity
 
 RATES = {"means": 1.6e-4, "scales": 5e-3, "quats": 1e-3, "opacities": 5e-2, "colors": 2.5e-3}
 DEAD, REBIRTH = 0.005, 100  # opacity below which a Gaussian is dead, and steps between two rebirths
@@ -57,7 +58,7 @@ class PerScene:
                 activate(parameters), cameras[view : view + 1], background, near=self.protocol.near
             ).color.movedim(-1, -3)
             truth = images[view : view + 1]
-            loss = 0.8 * (seen - truth).abs().mean() + 0.2 * (1 - similarity(seen, truth))
+            loss = 0.8 * (seen - truth).abs().mean() + 0.2 * (1 - structural_similarity(seen, truth))
             adam.zero_grad()
             loss.backward()
             adam.step()
@@ -146,23 +147,6 @@ def neighbour_distance(points: Tensor) -> Tensor:
 
     distance, _ = cKDTree(points.numpy()).query(points.numpy(), k=4)
     return torch.from_numpy(distance[:, 1:].mean(1)).float()
-
-
-def similarity(a: Tensor, b: Tensor) -> Tensor:
-    """Mean SSIM of images [V, 3, H, W] for the loss: differentiable, zero padded. Scores come from splat.metrics."""
-    offsets = torch.arange(-5, 6, device=a.device, dtype=a.dtype)
-    line = (-offsets.square() / (2 * 1.5**2)).exp()
-    line = line / line.sum()
-    window = (line[:, None] * line).expand(3, 1, 11, 11)
-
-    def blur(x: Tensor) -> Tensor:
-        return F.conv2d(x, window, padding=5, groups=3)
-
-    mean_a, mean_b = blur(a), blur(b)
-    var_a, var_b = blur(a * a) - mean_a**2, blur(b * b) - mean_b**2
-    covariance = blur(a * b) - mean_a * mean_b
-    top = (2 * mean_a * mean_b + 0.01**2) * (2 * covariance + 0.03**2)
-    return (top / ((mean_a**2 + mean_b**2 + 0.01**2) * (var_a + var_b + 0.03**2))).mean()
 
 
 def load(options: Options, protocol: Protocol, device: str) -> PerScene:

@@ -38,6 +38,8 @@ class Options:
     """rule by which the network chooses the view it takes for the world, where no poses are given"""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """auto is bfloat16 on a GPU and float32 elsewhere; float32 is exact and slower"""
+    refine: int = 0
+    """steps of optimisation on the photos after the network's one pass; 20 take seconds and make pictures sharper"""
     device: str = "auto"
     """auto (the GPU if there is one), cpu, cuda, cuda:1, ..."""
     overwrite: bool = False
@@ -65,6 +67,7 @@ def run(options: Options) -> int:
         cameras_from=options.cameras_from,
         reference_view=options.reference_view,
         mode=None if options.precision == "auto" else options.precision,
+        refine=options.refine,
     )
     took = time.perf_counter() - start
     print(f"{result.gaussians.count} Gaussians after {took:.1f} s; writing pictures and video", file=sys.stderr)
