@@ -112,7 +112,7 @@ def measure(args: Args, device: torch.device, preset: str, variant: dict) -> Res
     """Train `preset` in the way of `variant` for a few steps."""
     options = dict(variant)
     heads = options.pop("heads", False)
-    config = TrainConfig(preset=preset, loss=LossWeights(cue=0, mse=1, psnr=0, ssim=0), geometry_steps=0, **options)
+    config = TrainConfig(preset=preset, loss=LossWeights(cue=0, mse=1, ssim=0), geometry_steps=0, **options)
     torch.manual_seed(0)
     sync = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     with device:

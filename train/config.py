@@ -18,8 +18,8 @@ class LossWeights:
     cue: float = 0.3  # plane sweep, nano only
     ray: float = 1.0  # ray map, steps without given poses
     camera: float = 1.0  # camera decoder, steps without given poses
-    mse: float = 0.0  # squared error on target views
-    psnr: float = 0.3  # its logarithm, so that every picture counts by its decibels
+    mse: float = 25.0  # squared error on target views
+    psnr: float = 0.0  # its logarithm, so that every picture counts by its decibels; 0.3 is worth about mse 25
     ssim: float = 0.75  # 1 - SSIM on target views
     perceptual: float = 0.0  # LPIPS on target views; needs lpips_weights
     gaussian_depth: float = 0.1  # depth of the Gaussians themselves

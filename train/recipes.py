@@ -21,7 +21,6 @@ _paper_losses = LossWeights(
     ray=0,
     camera=0,
     mse=1,
-    psnr=0,
     ssim=0,
     perceptual=0.05,  # ours, after pixelSplat, MVSplat and DepthSplat
     gaussian_depth=0,
