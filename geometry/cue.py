@@ -305,6 +305,7 @@ class ResidualBlock(nn.Module):
 
 
 def residual_blocks(channels: int, dilations: tuple[int, ...]) -> nn.Sequential:
+    """One `ResidualBlock` after the other."""
     return nn.Sequential(*(ResidualBlock(channels, dilation) for dilation in dilations))
 
 

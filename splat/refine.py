@@ -17,7 +17,7 @@ from tqdm import tqdm
 from geometry.cameras import Cameras
 from splat.gaussians import Gaussians
 from splat.render import render
-from splat.similarity import structural_similarity
+from splat.similarity import splatting_loss
 
 # Adam moves each value by about this much a step. Centres count in the size of their splat, so that neither the unit
 # of length nor the distance matters.
@@ -28,7 +28,7 @@ VIEWS = 8  # drawn in one step
 def refine(gaussians: Gaussians, images: Tensor, cameras: Cameras, steps: int, progress: bool = False) -> Gaussians:
     """Gaussians [N] after `steps` of Adam on their pictures of `images` [V, 3, H, W] in [0, 1] from `cameras` [V].
 
-    The loss is that of 3D Gaussian splatting: 0.8 L1 + 0.2 (1 - SSIM). All values move, none are added or taken away;
+    The loss is that of 3D Gaussian splatting (`splat.similarity`). All values move, none are added or taken away;
     all tensors must be on one device. With more than 8 views a step draws 8 of them in a fixed random order, so the CPU
     repeats exactly. ValueError for images below 11 px a side.
     """
@@ -67,10 +67,8 @@ def refine(gaussians: Gaussians, images: Tensor, cameras: Cameras, steps: int, p
                     order += torch.randperm(len(images), generator=generator).tolist()
                 chosen, order = order[:VIEWS], order[VIEWS:]
             seen = render(values(), cameras[chosen]).color.movedim(-1, -3)
-            truth = images[chosen]
-            loss = 0.8 * (seen - truth).abs().mean() + 0.2 * (1 - structural_similarity(seen, truth))
             adam.zero_grad()
-            loss.backward()
+            splatting_loss(seen, images[chosen]).backward()
             adam.step()
         result = values()
     return Gaussians(**{name: tensor.detach() for name, tensor in vars(result).items()})

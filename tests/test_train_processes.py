@@ -80,10 +80,9 @@ def test_two_processes_train_as_one(alone, tmp_path, fsdp):
     assert samples(out, 2) == samples(alone, 1)
     one, two = rows(alone), rows(out)
     assert [row["step"] for row in one] == [row["step"] for row in two]
-    # Sums are rounded in another order; where two depths of an untrained sweep tie, the last bit chooses one.
     for a, b in zip(one, two, strict=True):
         for name in a.keys() - {"images_per_s", "data_wait", "tflops"}:
-            assert b[name] == pytest.approx(a[name], rel=1e-3, abs=1e-3), name
+            assert b[name] == pytest.approx(a[name], rel=1e-4, abs=1e-5), name
     for name in ("model", "ema", "optimizer"):
         a, b = (load_file(run / "checkpoints" / "step-0000004" / f"{name}.safetensors") for run in (alone, out))
         assert a.keys() == b.keys()

@@ -55,8 +55,8 @@ def gradient_loss(difference: Tensor, valid: Tensor, scales: int = 3) -> Tensor:
 def cue_loss(cue: Cue, depth: Tensor, valid: Tensor) -> tuple[Tensor, Scalars]:
     """Cross-entropy of both plane sweeps against the true plane, shared between the two planes next to it.
 
-    The first sweep counts twice: smoothed, and as its correlations alone have it. Features that are never told what is
-    right do not learn to compare (docs/nano.md).
+    The first sweep counts twice: smoothed, and as its correlations alone have it, which tells the
+    features that are compared directly what is right.
     """
     planes = (depth, valid, cue.coarse_start[:, None, None], cue.coarse_step)
     alone = _plane_entropy(cue.correlation_logits, *planes)

@@ -22,7 +22,7 @@ from geometry.cameras import Cameras, project
 from splat.gaussians import Gaussians
 from splat.render import render
 from splat.sh import C0
-from splat.similarity import structural_similarity
+from splat.similarity import splatting_loss
 
 RATES = {"means": 1.6e-4, "scales": 5e-3, "quats": 1e-3, "opacities": 5e-2, "colors": 2.5e-3}
 DEAD, REBIRTH = 0.005, 100  # opacity below which a Gaussian is dead, and steps between two rebirths
@@ -57,10 +57,8 @@ class PerScene:
             seen = render(
                 activate(parameters), cameras[view : view + 1], background, near=self.protocol.near
             ).color.movedim(-1, -3)
-            truth = images[view : view + 1]
-            loss = 0.8 * (seen - truth).abs().mean() + 0.2 * (1 - structural_similarity(seen, truth))
             adam.zero_grad()
-            loss.backward()
+            splatting_loss(seen, images[view : view + 1]).backward()
             adam.step()
             step += 1
             if step % REBIRTH == 0:
