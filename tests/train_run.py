@@ -111,6 +111,6 @@ def run_process(environment: dict[str, str], said: Path, changes: dict) -> None:
     planes = {key: changes.pop(key) for key in ("poison", "breaks", "log") if key in changes}
     PRESETS["tiny"] = TINY
     nvs.SyntheticSource = lambda *a, **k: Planes(**planes)
-    # Which depths are candidates is a choice that the last bit may turn, and runs that are to be equal would part there.
+    # Which depths are candidates is a choice that the last bit may turn; runs that are to be equal would part there.
     cue.candidates = lambda mixture, *_: mixture.detach()[:, None].expand(-1, 7, -1, -1)
     nvs.run(tiny_config(**changes))
