@@ -135,7 +135,8 @@ def chosen_scenes(args: Args, bench: Bench) -> list[str]:
 def short_name(options: Options) -> str:
     """The method as part of a folder's name."""
     if options.method in ("ours", "ffgs"):
-        return Path(options.weights).stem or options.method
+        name = Path(options.weights).stem or options.method
+        return f"{name}-refine{options.refine}" if options.refine else name
     return options.method
 
 

@@ -216,6 +216,22 @@ def test_our_network_with_poses_and_without(root, tmp_path):
     assert result_of(tmp_path / "free")["protocol"]["cameras"] == "aligned"
 
 
+def test_our_network_is_refined_where_asked(root, tmp_path):
+    torch.manual_seed(0)
+    GaussianModel(TINY).save_pretrained(tmp_path / "weights")
+    options = {"method": "ours", "weights": str(tmp_path / "weights"), "limit": 1, "report": False}
+    means = []
+    for steps in (0, 8):
+        assert run.main(arguments(root, tmp_path / str(steps), refine=steps, **options)) == 0
+        result = result_of(tmp_path / str(steps))
+        assert result["method"]["refine"] == steps
+        means.append(result["mean"]["psnr"])
+    assert means[1] > means[0] + 0.1
+    assert run.short_name(methods.Options(refine=8)) == "nano-refine8"
+    with pytest.raises(ValueError, match="--refine must be 0 or more steps, got -1"):
+        run.main(arguments(root, tmp_path / "minus", refine=-1, **options))
+
+
 def blob_scene(protocol):
     """Coloured balls on a plane two units ahead of the walk."""
     generator = torch.Generator().manual_seed(0)

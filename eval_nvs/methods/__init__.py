@@ -25,6 +25,8 @@ class Options:
     """ours; the nearest input copied; Gaussians fitted to each scene; a model of the ffgs package"""
     weights: str = "nano"
     """of ours: preset, folder, file or hub id; of ffgs: folder or hub id"""
+    refine: int = 0
+    """steps of splat.refine on the inputs that follow our network"""
     seconds: float = 60.0
     """time that gsplat has for a scene"""
 

@@ -14,21 +14,27 @@ from geometry.cameras import Cameras
 from splat import checkpoint
 from splat.model import GaussianModel, NestedModel, from_pretrained
 from splat.reconstruct import reconstruct
+from splat.refine import refine
 
 
 class Ours:
     own_size, needs_poses = True, False
 
-    def __init__(self, model: GaussianModel | NestedModel, protocol: Protocol, identity: dict):
-        self.model, self.protocol, self.identity = model, protocol, identity
+    def __init__(self, model: GaussianModel | NestedModel, protocol: Protocol, refine: int, identity: dict):
+        self.model, self.protocol, self.refine, self.identity = model, protocol, refine, identity
 
     def reconstruct(self, images: Tensor, cameras: Cameras | None, points: Tensor | None) -> Splats:
         result = reconstruct(images, cameras, self.model)
-        return Splats(result.gaussians, result.cameras, self.protocol)
+        gaussians = result.gaussians
+        if self.refine:
+            gaussians = refine(gaussians, result.images, result.cameras, self.refine)
+        return Splats(gaussians, result.cameras, self.protocol)
 
 
 def load(options: Options, protocol: Protocol, device: str) -> Ours:
     """Raises ValueError or OSError for weights that cannot be had, ImportError where nothing can render."""
+    if options.refine < 0:
+        raise ValueError(f"--refine must be 0 or more steps, got {options.refine}")
     check_renderer(device)
     model = from_pretrained(options.weights).to(device)
     path, config = checkpoint.locate(options.weights)
@@ -38,8 +44,9 @@ def load(options: Options, protocol: Protocol, device: str) -> Ours:
         "network": config.name,
         "licence": config.licence,
         "sha256": file_digest(path),
+        "refine": options.refine,
     }
-    return Ours(model, protocol, identity)
+    return Ours(model, protocol, options.refine, identity)
 
 
 def file_digest(path: Path) -> str:
