@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from geometry.pointwise import Pointwise
 from geometry.sweep import in_neighbor, peak
 
 KNOWN = 8  # channels of `what_is_known`
@@ -26,10 +27,10 @@ class CandidateChoice(nn.Module):
 
     def __init__(self, evidence: int, context: int, hidden: int = 24):
         super().__init__()
-        self.evidence = nn.Conv2d(evidence, hidden, 1)
-        self.context = nn.Conv2d(context, hidden, 1)
+        self.evidence = Pointwise(evidence, hidden)
+        self.context = Pointwise(context, hidden)
         self.mix = nn.Conv2d(hidden, hidden, 3, padding=1)
-        self.score = nn.Conv2d(hidden, 1, 1)
+        self.score = Pointwise(hidden, 1)
         nn.init.zeros_(self.score.weight)
         nn.init.zeros_(self.score.bias)
 

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from geometry.pointwise import Pointwise
 from geometry.presets import PATCH, GaussianHeadConfig, HeadConfig
 from geometry.tables import uv_encoding
 
@@ -186,7 +187,7 @@ class DPT(Pyramid):
 
 def output_layers(features: int, channels_out: int) -> nn.Sequential:
     """The last convolutions of a head, from half of the pyramid's width."""
-    return nn.Sequential(nn.Conv2d(features // 2, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, channels_out, 1))
+    return nn.Sequential(nn.Conv2d(features // 2, 32, 3, padding=1), nn.ReLU(inplace=True), Pointwise(32, channels_out))
 
 
 class ChannelsLast(nn.Module):

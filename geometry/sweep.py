@@ -28,18 +28,18 @@ def sweep(
 def reference_sweep(
     features: Tensor, source: Tensor, A: Tensor, b: Tensor, start: Tensor, step: float, planes: int, groups: int
 ) -> Tensor:
-    """`sweep` in plain PyTorch, one neighbour at a time so that only one warped volume is alive without gradients."""
-    rows, channels, h, w = features.shape
+    """`sweep` in plain PyTorch, one pair of views at a time: what they need in between stays small, and is reused."""
+    channels, h, w = features.shape[1:]
     steps = step * torch.arange(planes, device=features.device, dtype=torch.float32)
     log_depth = start[:, None] + steps[:, None, None]
     own = features.unflatten(1, (groups, -1))[:, :, :, None]
     matches = []
     for s in range(source.shape[1]):
-        grid, _ = in_neighbor(log_depth, A[:, s], b[:, s])
-        warped = F.grid_sample(features[source[:, s]], grid.flatten(2, 3), mode="bilinear", align_corners=False)
-        warped = warped.view(rows, groups, channels // groups, planes, h, w)
-        matches.append((own * warped).sum(2))
-    return torch.stack(matches, 1)
+        grid = in_neighbor(log_depth, A[:, s], b[:, s])[0].flatten(2, 3)
+        for r, other in enumerate(source[:, s].tolist()):
+            warped = F.grid_sample(features[other][None], grid[r][None], mode="bilinear", align_corners=False)
+            matches.append((own[r] * warped.view(groups, channels // groups, planes, h, w)).sum(1))
+    return torch.stack(matches).unflatten(0, (source.shape[1], -1)).transpose(0, 1)
 
 
 def in_neighbor(log_depth: Tensor, A: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from geometry.pointwise import Pointwise
 from geometry.tables import cached_table
 
 
@@ -23,7 +24,7 @@ class GuidedUpsampling(nn.Module):
     def __init__(self, guide_channels: int, sharpness: float):
         super().__init__()
         self.sharpness = sharpness
-        self.weigh = nn.Conv2d(guide_channels, 9, 1)
+        self.weigh = Pointwise(guide_channels, 9)
         nn.init.zeros_(self.weigh.weight)
         nn.init.zeros_(self.weigh.bias)
 
