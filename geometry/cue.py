@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from geometry.cameras import Cameras, invert_intrinsics, pixel_rays, resize
 from geometry.candidates import KNOWN, CandidateChoice, candidates, what_is_known
+from geometry.pointwise import Pointwise
 from geometry.prope import RelativeCameras
 from geometry.sweep import peak, sweep
 from geometry.upsample import GuidedUpsampling
@@ -95,33 +96,33 @@ class MatchingCue(nn.Module):
         super().__init__()
         self.config = config
         fine, coarse = config.channels
-        self.stem = nn.Conv2d(12, fine, 3, padding=1)
+        self.stem = nn.Conv2d(48, fine, 3, padding=1)
         self.fine_blocks = residual_blocks(fine, dilations=(1, 1))
         self.down = nn.Conv2d(fine, coarse, 2, stride=2)
         self.coarse_blocks = residual_blocks(coarse, dilations=(1, 2, 1, 4, 1))
-        self.up = nn.Conv2d(coarse, fine, 1)
-        self.fine_match = nn.Conv2d(fine, config.match_channels, 1)
-        self.coarse_match = nn.Conv2d(coarse, config.match_channels, 1)
+        self.up = Pointwise(coarse, fine)
+        self.fine_match = Pointwise(fine, config.match_channels)
+        self.coarse_match = Pointwise(coarse, config.match_channels)
         self.coarse_agree = Agreement(config.groups)
         self.fine_agree = Agreement(config.groups)
         self.coarse_net = nn.Sequential(
             nn.Conv2d(config.planes + coarse, 128, 3, padding=1),
             *residual_blocks(128, dilations=(1, 2, 4, 1, 8, 1)),
         )
-        self.coarse_out = nn.Conv2d(128, config.planes, 1)
-        self.coarse_to_fine = nn.Conv2d(128, fine, 1)
+        self.coarse_out = Pointwise(128, config.planes)
+        self.coarse_to_fine = Pointwise(128, fine)
         self.fine_net = nn.Sequential(
             nn.Conv2d(config.fine_planes + fine * 2 + 2, 64, 3, padding=1),
             *residual_blocks(64, dilations=(1, 1)),
         )
-        self.fine_out = nn.Conv2d(64, config.fine_planes, 1)
-        self.cells_guide = nn.Sequential(nn.Conv2d(2 * fine, 32, 3, padding=1), nn.ReLU())
+        self.fine_out = Pointwise(64, config.fine_planes)
+        self.cells_guide = nn.Sequential(nn.Conv2d(2 * fine, 32, 3, padding=1), nn.ReLU(inplace=True))
         # Sharp: between a front and a back surface a blend of both depths is neither.
         self.upsample_cells = GuidedUpsampling(32, sharpness=3.0)
         self.choose = CandidateChoice(2 * config.groups + KNOWN, 2 * fine)
         self.pixels_guide = PixelGuide(64, 24)
         self.upsample_pixels = GuidedUpsampling(24, sharpness=1.0)
-        self.to_lateral = nn.Conv2d(64, features, 1)
+        self.to_lateral = Pointwise(64, features)
         self.coarse_to_patch = nn.Conv2d(128, embed_dim, 2, stride=2)
         self.fine_to_patch = nn.Conv2d(64, embed_dim, 4, stride=4)
         self.rays_to_patch = nn.Linear(9, embed_dim)
@@ -204,9 +205,10 @@ class MatchingCue(nn.Module):
 
     def encode(self, images: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Features [R, C, 4ph, 4pw] and [R, C', 2ph, 2pw] of images [R, 3, H, W]."""
-        small = F.interpolate(images, (8 * grid[0], 8 * grid[1]), mode="bilinear", antialias=True)
-        # Folding 2x2 pixels into channels keeps feature centres exactly where resized cameras expect them.
-        fine = self.fine_blocks(self.stem(F.pixel_unshuffle(small * 2 - 1, 2)))
+        # 16 pixels for the 14 of a patch, so that 4x4 fold into channels: nothing of the image is lost, and the centres
+        # of the features are exactly where resized cameras expect them.
+        even = F.interpolate(images, (16 * grid[0], 16 * grid[1]), mode="bilinear")
+        fine = self.fine_blocks(self.stem(F.pixel_unshuffle(even * 2 - 1, 4)))
         coarse = self.coarse_blocks(self.down(fine))
         return fine + F.interpolate(self.up(coarse), fine.shape[-2:], mode="bilinear"), coarse
 
@@ -250,9 +252,9 @@ class Agreement(nn.Module):
         super().__init__()
         self.layers = nn.Sequential(
             nn.Conv2d(2 * groups, hidden, (3, 1), padding=(1, 0)),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             nn.Conv2d(hidden, hidden, (3, 1), padding=(1, 0)),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             nn.Conv2d(hidden, 1, 1),
         )
 
@@ -260,7 +262,7 @@ class Agreement(nn.Module):
         _, _, planes, h, w = correlation.shape
         x = correlation.flatten(3)
         for layer in self.layers:
-            x = along_planes(x, layer) if isinstance(layer, nn.Conv2d) else layer(x)
+            x = along_planes(x, layer) if x.is_cuda and isinstance(layer, nn.Conv2d) else layer(x)
         return x[:, 0].view(-1, planes, h, w)
 
 
@@ -280,13 +282,13 @@ class PixelGuide(nn.Module):
     def __init__(self, features: int, channels: int):
         super().__init__()
         self.image = nn.Conv2d(3, channels, 3, padding=1)
-        self.features = nn.Conv2d(features, channels, 1)
+        self.features = Pointwise(features, channels)
         self.mix = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, images: Tensor, features: Tensor) -> Tensor:
         size = images.shape[-2:]
         x = self.image(images * 2 - 1) + F.interpolate(self.features(features), size, mode="bilinear")
-        return F.relu(self.mix(F.relu(x)))
+        return F.relu(self.mix(F.relu(x, inplace=True)), inplace=True)
 
 
 class ResidualBlock(nn.Module):
@@ -300,8 +302,8 @@ class ResidualBlock(nn.Module):
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.conv1(F.relu(self.norm1(x)))
-        return x + self.conv2(F.relu(self.norm2(y)))
+        y = self.conv1(F.relu(self.norm1(x), inplace=True))
+        return x + self.conv2(F.relu(self.norm2(y), inplace=True))
 
 
 def residual_blocks(channels: int, dilations: tuple[int, ...]) -> nn.Sequential:

@@ -74,6 +74,7 @@ class GaussianHeadConfig:
     rgb_residual: bool = False  # the pixel's colour is added to SH band 0
     token_norm: bool = False  # LayerNorm on the patch features, as the depth head has it; the published head does not
     reprojection: int = 0  # neighbours in which each pixel is looked up, to see whether they agree (`nano`), or none
+    correction: bool = False  # Gaussians are corrected by what their pictures of the inputs lack (`nano`)
 
     def __post_init__(self):
         check_pyramid("gs", self.features, self.out_channels)
@@ -192,6 +193,7 @@ ANY_VIEW: dict[str, NetworkConfig] = {
             rgb_residual=True,
             token_norm=True,
             reprojection=3,
+            correction=True,
         ),
         cue=CueConfig(),
         cameras_given="given",

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from geometry.dpt import Pyramid, add_position, in_chunks, resample
+from geometry.pointwise import Pointwise
 from geometry.presets import GaussianHeadConfig
 from geometry.reprojection import CHANNELS
+from splat.correction import Correction
 
 
 class GaussianHead(Pyramid):
@@ -27,6 +30,7 @@ class GaussianHead(Pyramid):
             nn.GELU(),
         )
         self.agreement = ViewAgreement(features // 2) if config.reprojection else None
+        self.correction = Correction(config.channels + 1) if config.correction else None
         if config.convention == "exact":
             self.start_as_plain_splats(config)
 
@@ -80,11 +84,17 @@ class ViewAgreement(nn.Module):
 
     def __init__(self, features: int):
         super().__init__()
-        self.each = nn.Sequential(nn.Conv2d(CHANNELS, 16, 1), nn.ReLU(), nn.Conv2d(16, 16, 1), nn.ReLU())
-        self.all = nn.Sequential(nn.Conv2d(32, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, features, 3, padding=1))
+        self.each = nn.Sequential(Pointwise(CHANNELS, 16), Pointwise(16, 16))
+        self.all = nn.Sequential(
+            nn.Conv2d(32, 16, 3, padding=1), nn.ReLU(inplace=True), nn.Conv2d(16, features, 3, padding=1)
+        )
         nn.init.zeros_(self.all[-1].weight)
         nn.init.zeros_(self.all[-1].bias)
 
     def forward(self, reprojected: Tensor) -> Tensor:
-        each = self.each(reprojected.flatten(0, 1)).unflatten(0, reprojected.shape[:2])
-        return self.all(torch.cat([each.mean(1), each.amax(1)], 1))
+        total = best = None
+        for x in reprojected.unbind(1):
+            for layer in self.each:
+                x = F.relu(layer(x), inplace=True)
+            total, best = (x, x) if total is None else (total + x, torch.maximum(best, x))
+        return self.all(torch.cat([total / reprojected.shape[1], best], 1))

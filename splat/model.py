@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,7 @@ from geometry.presets import ModelConfig, MonocularConfig, NestedConfig, Network
 from geometry.reprojection import reproject
 from splat import checkpoint
 from splat.adapter import adapt
+from splat.correction import look_back
 from splat.gaussians import Gaussians
 from splat.gs_head import GaussianHead
 
@@ -70,6 +71,14 @@ def from_pretrained(source: str | Path) -> GaussianModel | NestedModel | Monocul
     return Pretrained.from_pretrained(source)
 
 
+class Draft(NamedTuple):
+    """What the Gaussian head says: raw values [B, V, H, W, C] (see `splat.adapter`), opacity [B, V, H, W]."""
+
+    raw: Tensor
+    opacity: Tensor
+    gaussians: Gaussians  # [B, V*H*W] of these
+
+
 class GaussianModel(Pretrained, GeometryNetwork):
     """`GeometryNetwork` that also makes Gaussians, where its configuration has a Gaussian head.
 
@@ -100,27 +109,37 @@ class GaussianModel(Pretrained, GeometryNetwork):
 
     def gaussians(self, features: Features, geometry: Geometry) -> Gaussians:
         """Gaussians [B, V*H*W] of what `encode` and `decode` gave. ValueError if the network has no Gaussian head."""
+        return self.corrected(self.draft(features, geometry), features, geometry)
+
+    def draft(self, features: Features, geometry: Geometry) -> Draft:
+        """What the Gaussian head says before it has seen its own pictures; raises as `gaussians`."""
         if self.gs_head is None:
             raise ValueError(
                 f"{self.config.name!r} has no Gaussian head, it gives geometry only; for Gaussians take nano or giant"
             )
+        images, cameras, config = features.images, geometry.cameras, self.config.gs
         reprojected = None
-        if self.config.gs.reprojection and features.images.shape[1] > 1:
-            index, _ = neighbors(geometry.cameras, self.config.gs.reprojection)
-            reprojected = reproject(features.images, geometry.depth, geometry.cameras, index)
-        with of_heads(features.images, self.config.precision):
+        if config.reprojection and images.shape[1] > 1:
+            index, _ = neighbors(cameras, config.reprojection)
+            reprojected = reproject(images, geometry.depth, cameras, index)
+        with of_heads(images, self.config.precision):
             raw, opacity = self.gs_head(
-                features.patches, normalize_images(features.images), lateral=features.lateral, reprojected=reprojected
+                features.patches, normalize_images(images), lateral=features.lateral, reprojected=reprojected
             )
-        return adapt(
-            raw,
-            opacity,
-            geometry.depth,
-            geometry.cameras,
-            self.config.gs,
-            given=features.cameras,
-            images=features.images,
-        )
+        return Draft(raw, opacity, self._adapt(raw, opacity, features, geometry))
+
+    def corrected(self, draft: Draft, features: Features, geometry: Geometry) -> Gaussians:
+        """The Gaussians of a draft after a look at their pictures of the inputs, where the network takes one."""
+        if self.gs_head.correction is None:
+            return draft.gaussians
+        seen = look_back(draft.gaussians, features.images, geometry.cameras)
+        with of_heads(features.images, self.config.precision):
+            raw, opacity = self.gs_head.correction(draft.raw, draft.opacity, seen)
+        return self._adapt(raw, opacity, features, geometry)
+
+    def _adapt(self, raw: Tensor, opacity: Tensor, features: Features, geometry: Geometry) -> Gaussians:
+        options = {"given": features.cameras, "images": features.images}
+        return adapt(raw, opacity, geometry.depth, geometry.cameras, self.config.gs, **options)
 
 
 class MonocularModel(Pretrained, MonocularNetwork):

@@ -42,6 +42,45 @@ def rasterize(gaussians: Gaussians, cameras: Cameras, *, near: float, far: float
     return _Rasterize.apply(*fields, cameras.w2c, centers, cameras.K, settings)
 
 
+def back_project(
+    gaussians: Gaussians, cameras: Cameras, images: Tensor, *, near: float, far: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Colour [B, V, H, W, 3] and alpha [B, V, H, W] as of `rasterize`, and sums [B, N, 5] over pixels, by Gaussian.
+
+    They are of its weight in the pixel times what the pixel lacks of `images` [B, V, H, W, 3] (3), times the mean size
+    of that (1), and of the weight alone (1). No gradient. All float32 on the CPU; raises what `rasterize` raises.
+    """
+    centers = torch.linalg.inv(cameras.w2c)[..., :3, 3]
+    fields = (gaussians.means, gaussians.scales, gaussians.quats, gaussians.opacities, gaussians.sh)
+    color, transmittance = torch.empty(images.shape), torch.empty(images.shape[:-1])
+    sums = color.new_zeros(*gaussians.means.shape[:-1], 5)
+    with _kernels() as kernels:
+        for b, v in np.ndindex(*cameras.shape):
+            camera = _camera(cameras.w2c[b, v], centers[b, v], cameras.K[b, v], cameras.size)
+            splats, bounds, first, starts, ids, tiles_x = _sorted(kernels, _scene(b, *fields), camera, near, far, False)
+            lists = (splats, bounds, starts, ids, tiles_x)
+            used, depth = np.zeros(len(starts) - 1, np.int64), np.empty(cameras.size, np.float32)
+            kernels.blend(*lists, color[b, v].numpy(), depth, transmittance[b, v].numpy(), used)
+            lack = images[b, v] - color[b, v]
+            values = torch.cat([lack, lack.abs().mean(-1, keepdim=True)], -1)
+            pairs = np.zeros((first[-1], 5), np.float32)
+            kernels.gather(*lists, first, used, _array(values), pairs)
+            kernels.add_by_splat(first, pairs, sums[b].numpy())
+    return color, 1 - transmittance, sums
+
+
+def _sorted(
+    kernels: SimpleNamespace, scene: list[np.ndarray], camera: tuple, near: float, far: float, antialiased: bool
+) -> tuple:
+    """The splats on one camera's screen, and each tile's list of them, nearest first: what `blend` walks over."""
+    splats, bounds = np.empty((len(scene[0]), kernels.COLUMNS), np.float32), np.empty((len(scene[0]), 4), np.int32)
+    kernels.project(*scene, *camera, near, far, antialiased, splats, bounds)
+    tiles_x, tiles_y = kernels.tiles(*camera[-2:])
+    first, starts, ids = kernels.bin_splats(bounds, tiles_x, tiles_y)
+    kernels.sort_tiles(starts, ids, splats.view(np.int32), kernels.DEPTH)
+    return splats, bounds, first, starts, ids, tiles_x
+
+
 class _Rasterize(torch.autograd.Function):
     """One image after the other; what the backward pass needs of each is kept in `ctx.images`."""
 
@@ -53,16 +92,13 @@ class _Rasterize(torch.autograd.Function):
         (height, width), batch = ctx.size, w2c.shape[:2]
         color, depth, transmittance = (torch.empty(*batch, height, width, *c) for c in ((3,), (), ()))
         with _kernels() as kernels:
-            tiles_x, tiles_y = kernels.tiles(width, height)
             for b, v in np.ndindex(*batch):
                 scene = _scene(b, means, scales, quats, opacities, sh)
-                splats = np.empty((len(scene[0]), kernels.COLUMNS), np.float32)
-                bounds = np.empty((len(scene[0]), 4), np.int32)
                 camera = _camera(w2c[b, v], centers[b, v], K[b, v], ctx.size)
-                kernels.project(*scene, *camera, near, far, ctx.antialiased, splats, bounds)
-                first, starts, ids = kernels.bin_splats(bounds, tiles_x, tiles_y)
-                kernels.sort_tiles(starts, ids, splats.view(np.int32), kernels.DEPTH)
-                used = np.zeros(tiles_x * tiles_y, np.int64)
+                splats, bounds, first, starts, ids, tiles_x = _sorted(
+                    kernels, scene, camera, near, far, ctx.antialiased
+                )
+                used = np.zeros(len(starts) - 1, np.int64)
                 picture = color[b, v].numpy(), depth[b, v].numpy(), transmittance[b, v].numpy()
                 kernels.blend(splats, bounds, starts, ids, tiles_x, *picture, used)
                 if keep:
@@ -152,8 +188,10 @@ def _load() -> SimpleNamespace:
         project_vjp=projection.project_vjp,
         bin_splats=binning.bin_splats,
         sort_tiles=binning.sort_tiles,
+        add_by_splat=binning.add_by_splat,
         blend=blending.blend,
         blend_vjp=blending.blend_vjp,
+        gather=blending.gather,
     )
 
 

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from geometry.cameras import Cameras
 from splat.gaussians import Gaussians
+from splat.sh import sh_to_color
+
+SPLATS_AT_ONCE = 2**24  # that are projected together on the way back, over all views: some 3 GB
 
 
 def rasterize(
@@ -17,10 +23,7 @@ def rasterize(
     Gaussians [B, N, ...], cameras [B, V] and background [B, V, 3] or None: float32 on one CUDA device.
     Gaussians that hold NaN or infinity are culled. Raises ImportError when gsplat is not installed.
     """
-    try:
-        from gsplat import rasterization
-    except ImportError as error:
-        raise ImportError("rendering on CUDA needs gsplat: pip install raysplat[gs]") from error
+    rasterization = _gsplat()
     height, width = cameras.size
     picture, alpha, _ = rasterization(
         means=gaussians.means,
@@ -41,6 +44,57 @@ def rasterize(
         rasterize_mode="antialiased" if antialiased else "classic",
     )
     return picture[..., :3], picture[..., 3], alpha[..., 0]
+
+
+def back_project(
+    gaussians: Gaussians, cameras: Cameras, images: Tensor, *, near: float, far: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As `splat.raster_cpu.back_project`, float32 on one CUDA device. Raises ImportError without gsplat."""
+    step = max(1, SPLATS_AT_ONCE // gaussians.opacities.numel())
+    chunks = [slice(first, first + step) for first in range(0, cameras.shape[1], step)]
+    parts = [_back_project(gaussians, cameras[:, v], images[:, v], near, far) for v in chunks]
+    color, alpha, sums = zip(*parts, strict=True)
+    return torch.cat(color, 1), torch.cat(alpha, 1), sum(sums)
+
+
+def _back_project(gaussians: Gaussians, cameras: Cameras, images: Tensor, near: float, far: float) -> tuple:
+    """A picture is linear in the colours of its splats, so the sums of weight times value are its gradient.
+
+    For five values the colours get two channels more, which are 0.
+    """
+    rasterization = _gsplat()
+    height, width = cameras.size
+    seen = sh_to_color(gaussians.sh[:, None], gaussians.means[:, None] - cameras.centers[:, :, None])
+    # What was made in inference mode takes no part in gradients, copies do.
+    with torch.inference_mode(False), torch.enable_grad():
+        colors = F.pad(seen, (0, 2)).clone().requires_grad_()
+        picture, alpha, _ = rasterization(
+            means=gaussians.means.detach().clone(),
+            quats=gaussians.quats.detach().clone(),
+            scales=gaussians.scales.detach().clone(),
+            opacities=_cull_broken(gaussians).detach().clone(),
+            colors=colors,
+            viewmats=cameras.w2c.clone(),
+            Ks=cameras.K.clone(),
+            width=width,
+            height=height,
+            near_plane=near,
+            far_plane=far,
+            packed=False,
+        )
+        color = picture[..., :3].detach()
+        lack = images - color
+        values = torch.cat([lack, lack.abs().mean(-1, keepdim=True), torch.ones_like(lack[..., :1])], -1)
+        sums = torch.autograd.grad(picture, colors, values)[0].sum(1)
+    return color, alpha[..., 0].detach(), sums
+
+
+def _gsplat() -> Callable:
+    try:
+        from gsplat import rasterization
+    except ImportError as error:
+        raise ImportError("rendering on CUDA needs gsplat: pip install raysplat[gs]") from error
+    return rasterization
 
 
 def _cull_broken(gaussians: Gaussians) -> Tensor:

@@ -41,23 +41,11 @@ def render(
     renders (ImportError when it is missing), elsewhere compiled CPU kernels; both use the conventions of gsplat 1.5.3.
     Raises ValueError when shapes, devices or depth limits disagree.
     """
-    lead, views, device = gaussians.means.shape[:-2], cameras.shape[-1:], gaussians.means.device
-    if not views or cameras.shape[:-1] != lead:
-        raise ValueError(f"gaussians {[*lead, 'N']} need cameras {[*lead, 'V']}, got cameras {list(cameras.shape)}")
-    if cameras.w2c.device != device:
-        raise ValueError(f"gaussians are on {device}, cameras on {cameras.w2c.device}; move one of them")
-    if not 0 < near < far:
-        raise ValueError(f"depth limits must be 0 < near < far, got near={near}, far={far}")
+    lead, device = _check(gaussians, cameras, near, far), gaussians.means.device
     if background is not None:
-        background = _expand(background, (*lead, *views, 3), device)
-
-    # one batch axis for the backends, whatever the scene has
-    def flatten(tensor: Tensor) -> Tensor:
-        return tensor.float().reshape(lead.numel(), *tensor.shape[len(lead) :])
-
-    flat = Gaussians(*(flatten(getattr(gaussians, f.name)) for f in fields(Gaussians)))
-    flat_cameras = Cameras(flatten(cameras.w2c), flatten(cameras.K), cameras.size)
-    flat_background = None if background is None else flatten(background)
+        background = _expand(background, (*lead, *cameras.shape[-1:], 3), device)
+    flat, flat_cameras = _flat(gaussians, cameras, lead)
+    flat_background = None if background is None else background.reshape(lead.numel(), *background.shape[-2:])
     options = {"near": near, "far": far, "antialiased": antialiased}
 
     if gaussians.count == 0 or cameras.shape.numel() == 0:
@@ -72,6 +60,67 @@ def render(
         if flat_background is not None:
             color = color + (1 - alpha)[..., None] * flat_background[:, :, None, None]
     return Render(*(t.reshape(*lead, *t.shape[1:]) for t in (color, depth, alpha)))
+
+
+@dataclass(frozen=True)
+class BackProjection:
+    """What pictures lack, brought back to the Gaussians [..., N] that colour them; see `back_project`."""
+
+    color: Tensor  # [..., V, H, W, 3] as of `Render`
+    alpha: Tensor  # [..., V, H, W] likewise
+    lack: Tensor  # [..., N, 3] mean over the pixels that show the Gaussian of image - color
+    size: Tensor  # [..., N] mean over the same of the size of that, its mean over the channels
+    share: Tensor  # [..., N] sum of the Gaussian's weights in all pixels: how many it fills, as it were
+
+
+@torch.no_grad()
+def back_project(
+    gaussians: Gaussians, cameras: Cameras, images: Tensor, *, near: float = 0.01, far: float = 1e10
+) -> BackProjection:
+    """Render Gaussians [..., N], and go back from what the pictures lack of `images` [..., V, 3, H, W] to them.
+
+    In a mean each pixel counts by the Gaussian's weight in its colour; 0 for what no pixel shows. Without gradient.
+    Other arguments and what raises as in `render`, and ValueError for images that do not fit the cameras.
+    """
+    lead, device = _check(gaussians, cameras, near, far), gaussians.means.device
+    shape = (*cameras.shape, 3, *cameras.size)
+    if images.shape != shape or images.device != device:
+        raise ValueError(f"images must be {[*shape]} on {device}, got {[*images.shape]} on {images.device}")
+    flat, flat_cameras = _flat(gaussians, cameras, lead)
+    wanted = images.movedim(-3, -1).float().reshape(lead.numel(), *cameras.shape[-1:], *cameras.size, 3)
+    if gaussians.count == 0 or cameras.shape.numel() == 0:
+        color, _, alpha = _empty_picture(flat_cameras, None)
+        sums = color.new_zeros(lead.numel(), gaussians.count, 5)
+    elif device.type == "cuda":
+        color, alpha, sums = raster_cuda.back_project(flat, flat_cameras, wanted, near=near, far=far)
+    else:
+        parts = raster_cpu.back_project(flat.to("cpu"), flat_cameras.to("cpu"), wanted.to("cpu"), near=near, far=far)
+        color, alpha, sums = (t.to(device) for t in parts)
+    color, alpha, sums = (t.reshape(*lead, *t.shape[1:]) for t in (color, alpha, sums))
+    means = sums[..., :4] / sums[..., 4:].clamp_min(1e-8)
+    return BackProjection(color, alpha, means[..., :3], means[..., 3], sums[..., 4])
+
+
+def _check(gaussians: Gaussians, cameras: Cameras, near: float, far: float) -> torch.Size:
+    """The batch axes that Gaussians and cameras share. ValueError for what `render` says."""
+    lead, device = gaussians.means.shape[:-2], gaussians.means.device
+    if not cameras.shape or cameras.shape[:-1] != lead:
+        raise ValueError(f"gaussians {[*lead, 'N']} need cameras {[*lead, 'V']}, got cameras {list(cameras.shape)}")
+    if cameras.w2c.device != device:
+        raise ValueError(f"gaussians are on {device}, cameras on {cameras.w2c.device}; move one of them")
+    if not 0 < near < far:
+        raise ValueError(f"depth limits must be 0 < near < far, got near={near}, far={far}")
+    return lead
+
+
+def _flat(gaussians: Gaussians, cameras: Cameras, lead: torch.Size) -> tuple[Gaussians, Cameras]:
+    """In float32, with one batch axis for the backends, whatever the scene has."""
+
+    def flatten(tensor: Tensor) -> Tensor:
+        return tensor.float().reshape(lead.numel(), *tensor.shape[len(lead) :])
+
+    flat = Gaussians(*(flatten(getattr(gaussians, f.name)) for f in fields(Gaussians)))
+    return flat, Cameras(flatten(cameras.w2c), flatten(cameras.K), cameras.size)
 
 
 def _expand(background: Tensor, shape: tuple[int, ...], device: torch.device) -> Tensor:

@@ -35,6 +35,7 @@ class Prediction(NamedTuple):
     features: Features | None = None
     geometry: Geometry | None = None
     gaussians: Gaussians | None = None
+    draft: Gaussians | None = None  # these before their correction, where the network makes one
 
 
 class Forward(nn.Module):
@@ -59,8 +60,12 @@ class Forward(nn.Module):
                 return Prediction(self.model.cue(images, cameras))
             features = self.model.encode(images, cameras)
             geometry = self.model.decode(features, rays=rays)
-            made = self.model.gaussians(features, geometry) if gaussians else None
-            return Prediction(features.cue, features, geometry, made)
+            if not gaussians:
+                return Prediction(features.cue, features, geometry)
+            draft = self.model.draft(features, geometry)
+            made = self.model.corrected(draft, features, geometry)
+            before = None if made is draft.gaussians else draft.gaussians
+            return Prediction(features.cue, features, geometry, made, before)
 
 
 def autocast(like: Tensor, bf16: bool) -> AbstractContextManager:
@@ -115,16 +120,14 @@ class Objective:
         if not posed and weights.camera > 0:
             add(weights.camera, losses.camera_loss(geometry.cameras, inputs))
         if joint:
-            color = draw(self.network, prediction, inputs, cameras[:, n:]).flatten(0, 1)
             target = batch.images[:, n:].flatten(0, 1)
-            # Weight 0 leaves the gradient out and the PSNR in the log.
-            add(weights.mse, losses.mse_loss(color, target))
-            if weights.psnr > 0:
-                add(weights.psnr, losses.psnr_loss(color, target))
-            if weights.ssim > 0:
-                add(weights.ssim, losses.ssim_loss(color, target))
-            if weights.perceptual > 0:
-                add(weights.perceptual, losses.perceptual_loss(self.perceptual, color, target))
+            add(1, self.picture_loss(draw(self.network, prediction, inputs, cameras[:, n:]), target))
+            if weights.draft > 0 and prediction.draft is not None:
+                # The correction has no gradient back to what it saw. With nothing to ask for good pictures before it,
+                # splats grow into blobs, whose colours it then has to sharpen (docs/nano.md).
+                before = prediction._replace(gaussians=prediction.draft)
+                value, seen = self.picture_loss(draw(self.network, before, inputs, cameras[:, n:]), target)
+                add(weights.draft, (value, {"draft_psnr": seen["psnr"]}))
             if depth is not None and weights.gaussian_depth > 0:
                 term = losses.gaussian_depth_loss(prediction.gaussians, inputs, depth[:, :n], known)
                 add(weights.gaussian_depth, term)
@@ -133,6 +136,20 @@ class Objective:
             if weights.scale > 0:
                 add(weights.scale, losses.scale_loss(prediction.gaussians, geometry.cameras))
         return total, {name: value.detach() for name, value in scalars.items()} | {"loss": total.detach()}
+
+    def picture_loss(self, color: Tensor, target: Tensor) -> tuple[Tensor, losses.Scalars]:
+        """What pictures [B, T, 3, H, W] of the Gaussians cost against the photos [B*T, 3, H, W]."""
+        weights, color = self.weights, color.flatten(0, 1)
+        # Weight 0 leaves the gradient out and the PSNR in the log.
+        terms = [(weights.mse, losses.mse_loss(color, target))]
+        if weights.psnr > 0:
+            terms.append((weights.psnr, losses.psnr_loss(color, target)))
+        if weights.ssim > 0:
+            terms.append((weights.ssim, losses.ssim_loss(color, target)))
+        if weights.perceptual > 0:
+            terms.append((weights.perceptual, losses.perceptual_loss(self.perceptual, color, target)))
+        total = sum(weight * value for weight, (value, _) in terms)
+        return total, {name: value for _, (_, scalars) in terms for name, value in scalars.items()}
 
     @torch.no_grad()
     def teach(self, images: Tensor, cameras: Cameras | None) -> tuple[Tensor, Tensor]:

@@ -61,7 +61,7 @@ paper_pose_conditioned = TrainConfig(
 
 RECIPES = {
     # From nothing, on synthetic scenes first; docs/nano.md.
-    "nano": TrainConfig(sweep_steps=2_000),
+    "nano": TrainConfig(sweep_steps=2_000, loss=LossWeights(psnr=0.3, mse=3)),
     # A permissive model: DA3-BASE with a Gaussian head, with poses and without.
     "base-apache": replace(
         paper_pose_conditioned,

@@ -84,3 +84,12 @@ def sort_tiles(starts, ids, splat_bits, depth_column):
             keys, other = other, keys
         for k in range(n):
             ids[start + k] = keys[k] & 0x7FFFFFFF
+
+
+@njit("void(int64[::1], float32[:, ::1], float32[:, ::1])", **_KERNEL)
+def add_by_splat(first, pairs, sums):
+    """Add the rows of `pairs` [M, C], one per splat and tile, to those of their splats in `sums` [N, C]."""
+    for i in prange(len(sums)):
+        for row in range(first[i], first[i + 1]):
+            for k in range(sums.shape[1]):
+                sums[i, k] += pairs[row, k]

@@ -199,3 +199,55 @@ def blend_vjp(
             v_splats[row, 7] = total(sum_green)
             v_splats[row, 8] = total(sum_blue)
             v_splats[row, 9] = total(sum_z)
+
+
+@njit(
+    "void(float32[:, ::1], int32[:, ::1], int64[::1], int32[::1], int64, "
+    "int64[::1], int64[::1], float32[:, :, ::1], float32[:, ::1])",
+    **_KERNEL,
+)
+def gather(splats, bounds, starts, ids, tiles_x, first, used, values, sums):
+    """Write for each pair of splat and tile the sum over its pixels of weight times `values` [H, W, 4].
+
+    To its row of `sums` [M, 5] (see bin_splats); the last column is the sum of the weights. The adjoint of `blend`.
+    """
+    height, width, _ = values.shape
+    for tile in prange(len(used)):
+        left, top = tile % tiles_x * TILE_WIDTH, tile // tiles_x * TILE_HEIGHT
+        columns, rows = min(TILE_WIDTH, width - left), min(TILE_HEIGHT, height - top)
+        state = np.zeros(5 * PLANE, np.float32)  # transmittance, values
+        _start_transmittance(state, columns, rows)
+        for y in range(rows):
+            for x in range(columns):
+                for channel in range(4):
+                    state[y * STRIDE + x + (1 + channel) * PLANE] = values[top + y, left + x, channel]
+        for k in range(starts[tile], starts[tile] + used[tile]):
+            i = ids[k]
+            x0, x1, y0, y1 = _window(bounds, i, left, top)
+            a, b, c, opacity, limit = splats[i, A], splats[i, B], splats[i, C], splats[i, OPACITY], splats[i, LIMIT]
+            sum_0, sum_1, sum_2, sum_3, sum_w = fill(ZERO), fill(ZERO), fill(ZERO), fill(ZERO), fill(ZERO)
+            for x in range(x0, x1, WIDTH):
+                dx = (splats[i, X] - np.float32(left + x) - HALF) - ramp()
+                a_dx2, b_dx = a * dx * dx, b * dx
+                for y in range(y0, y1):
+                    p = y * STRIDE + x
+                    dy = splats[i, Y] - np.float32(top + y) - HALF
+                    s = a_dx2 + dy * b_dx + dy * dy * c
+                    t = load(state, p)
+                    seen = (s >= ZERO) & (s <= limit) & (t > ZERO)
+                    if not some(seen):
+                        continue
+                    e = opacity * _falloff(s)
+                    alpha = where(e >= MAX_ALPHA, MAX_ALPHA, e)
+                    after = t - t * alpha
+                    light = seen & (after > MIN_TRANSMITTANCE)
+                    weight = where(light, alpha * t, ZERO)
+                    store(state, p, where(seen, where(light, after, ZERO - t), t))
+                    sum_0, sum_1 = sum_0 + weight * load(state, p + PLANE), sum_1 + weight * load(state, p + 2 * PLANE)
+                    sum_2 = sum_2 + weight * load(state, p + 3 * PLANE)
+                    sum_3 = sum_3 + weight * load(state, p + 4 * PLANE)
+                    sum_w = sum_w + weight
+            tx0, tx1, ty0, _ = tile_rectangle(bounds, i)
+            row = first[i] + (tile // tiles_x - ty0) * (tx1 - tx0) + tile % tiles_x - tx0
+            sums[row, 0], sums[row, 1], sums[row, 2] = total(sum_0), total(sum_1), total(sum_2)
+            sums[row, 3], sums[row, 4] = total(sum_3), total(sum_w)

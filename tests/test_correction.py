@@ -1,0 +1,189 @@
+"""What pictures of Gaussians lack, brought back to them, and what a network makes of it."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from geometry.cameras import Cameras
+from splat import raster_cuda
+from splat.adapter import adapt
+from splat.correction import SEEN, Correction, look_back
+from splat.gaussians import Gaussians
+from splat.metrics import psnr
+from splat.model import GaussianModel
+from splat.render import back_project, render
+from splat.sh import C0
+from tests.test_refine import some_gaussians, walk
+from tests.train_run import TINY, Planes
+from train.batch import Shape
+from train.config import LossWeights
+from train.objective import Forward, Objective, draw, into_network
+
+NETWORK = dataclasses.replace(TINY, gs=dataclasses.replace(TINY.gs, correction=True))
+
+
+def sums_by_gradient(gaussians: Gaussians, cameras: Cameras, images: torch.Tensor) -> torch.Tensor:
+    """Sums [N, 4] over pixels of weight times lack, and of weight: gradients of the picture by its plain colours."""
+    sh = gaussians.sh.clone().requires_grad_()
+    color = render(dataclasses.replace(gaussians, sh=sh), cameras).color
+    lack = (images.movedim(-3, -1) - color).detach()
+    lacks = torch.autograd.grad((color * lack).sum(), sh, retain_graph=True)[0][:, 0]
+    weights = torch.autograd.grad(color[..., 0].sum(), sh)[0][:, 0, :1]
+    return torch.cat([lacks, weights], 1) / C0
+
+
+@pytest.fixture(scope="module")
+def photos():
+    gaussians, cameras = some_gaussians(), walk(3)
+    gaussians.means[:50, 2] *= -1  # behind all cameras
+    images = torch.rand(3, 3, 36, 48, generator=torch.Generator().manual_seed(4))
+    return gaussians, cameras, images
+
+
+def test_sums_are_those_of_the_gradient(photos):
+    gaussians, cameras, images = photos
+    # Bright enough that no colour is held at 0, where the gradient ends.
+    gaussians = dataclasses.replace(gaussians, sh=gaussians.sh.abs() * torch.tensor([1.0, 0, 0, 0]).view(4, 1))
+    seen, expected = back_project(gaussians, cameras, images), sums_by_gradient(gaussians, cameras, images)
+    picture = render(gaussians, cameras)
+    torch.testing.assert_close(seen.color, picture.color)
+    torch.testing.assert_close(seen.alpha, picture.alpha)
+    torch.testing.assert_close(seen.share, expected[:, 3], atol=1e-3, rtol=1e-4)
+    torch.testing.assert_close(seen.lack * seen.share[:, None], expected[:, :3], atol=1e-3, rtol=1e-4)
+    shown = seen.share > 0
+    assert shown[50:].float().mean() > 0.9 and not shown[:50].any()
+    assert (seen.size >= seen.lack.abs().mean(-1) - 1e-5).all()
+    assert seen.lack[~shown].eq(0).all() and seen.size[~shown].eq(0).all()
+
+
+def test_leading_axes_and_nothing_at_all(photos):
+    gaussians, cameras, images = photos
+    one = back_project(gaussians, cameras, images)
+    lead = Gaussians(**{name: value[None, None] for name, value in vars(gaussians).items()})
+    two = back_project(lead, Cameras(cameras.w2c[None, None], cameras.K[None, None], cameras.size), images[None, None])
+    for name, value in vars(one).items():
+        assert vars(two)[name].equal(value[None, None]), name
+    none = Gaussians(**{name: value[:0] for name, value in vars(gaussians).items()})
+    none = back_project(none, cameras, images)
+    assert none.lack.shape == (0, 3) and none.color.shape == (3, 36, 48, 3) and none.color.eq(0).all()
+
+
+def test_images_must_fit(photos):
+    gaussians, cameras, images = photos
+    with pytest.raises(ValueError, match=r"images must be \[3, 3, 36, 48\] on cpu, got \[3, 3, 36, 40\]"):
+        back_project(gaussians, cameras, images[..., :40])
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("at_once", [1, 2**24])
+def test_gsplat_agrees_with_the_cpu(photos, at_once, monkeypatch):
+    monkeypatch.setattr(raster_cuda, "SPLATS_AT_ONCE", at_once)
+    gaussians, cameras, images = photos
+    expected = back_project(gaussians, cameras, images)
+    with torch.inference_mode():
+        got = back_project(gaussians.to("cuda"), cameras.to("cuda"), images.cuda())
+    for name, value in vars(expected).items():
+        torch.testing.assert_close(vars(got)[name].cpu(), value, atol=2e-3, rtol=2e-3)
+
+
+@pytest.fixture(scope="module")
+def scene():
+    """Three views of a plane, in the network's frame: images, cameras, depth, raw values, opacity."""
+    batch = Planes().batch(0, Shape(1, 3, 0, (28, 42)))
+    cameras, depth = into_network(NETWORK, batch, True)
+    raw = torch.zeros(1, 3, 28, 42, NETWORK.gs.channels)
+    raw[..., 2:5] = -2.0
+    raw[..., 8] = 1.0
+    return batch.images, cameras, depth, raw, torch.full(depth.shape, 0.6)
+
+
+def drawn(scene, raw, opacity):
+    images, cameras, depth, _, _ = scene
+    gaussians = adapt(raw, opacity, depth, cameras, NETWORK.gs, images=images)
+    return gaussians, render(gaussians, cameras, near=0.1).color.movedim(-1, -3)
+
+
+def test_untrained_it_takes_in_the_mean_of_what_is_missing(scene):
+    images, cameras, _, raw, opacity = scene
+    gaussians, before = drawn(scene, raw, opacity)
+    seen = look_back(gaussians, images, cameras)
+    assert seen.shape == (1, 3, SEEN, 28, 42)
+    better, same = Correction(NETWORK.gs.channels + 1)(raw, opacity, seen)
+    assert torch.allclose(same, opacity, atol=1e-6)
+    corrected, after = drawn(scene, better.detach(), same.detach())
+    torch.testing.assert_close(corrected.means, gaussians.means)
+    moved = (corrected.sh - gaussians.sh)[0, :, 0] * C0
+    torch.testing.assert_close(moved.unflatten(0, (3, 28, 42)).movedim(-1, 1), seen[0, :, :3], atol=1e-5, rtol=1e-4)
+    assert (corrected.sh - gaussians.sh)[0, :, 1:].eq(0).all()
+    assert psnr(after[0], images[0]) > psnr(before[0], images[0]) + 0.3
+
+
+def test_what_it_sees_has_no_gradient(scene):
+    images, cameras, _, raw, opacity = scene
+    gaussians, picture = drawn(scene, raw.clone().requires_grad_(), opacity)
+    seen = look_back(gaussians, images, cameras)
+    assert not seen.requires_grad
+    torch.testing.assert_close(seen[:, :, 5:8], images - picture.detach())
+
+
+def test_it_learns_what_the_mean_cannot_mend(scene):
+    """All is half as bright as it should be, because black shows through: the network must close the gaps."""
+    torch.manual_seed(0)
+    images, cameras, depth, raw, opacity = scene
+    images = torch.nn.functional.avg_pool2d(images.flatten(0, 1), 7, 1, 3).unflatten(0, (1, 3))
+    scene = (images, cameras, depth, raw, opacity)
+    raw = raw.clone()
+    raw[..., 2:5], opacity = -5.0, opacity * 0.3
+    correction = Correction(NETWORK.gs.channels + 1)
+    gaussians, _ = drawn(scene, raw, opacity)
+    seen = look_back(gaussians, images, cameras)
+    adam = torch.optim.Adam(correction.parameters(), 3e-3)
+    losses = []
+    for _ in range(40):
+        loss = (drawn(scene, *correction(raw, opacity, seen))[1] - images).square().mean()
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+        losses.append(float(loss))
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_the_model_corrects_what_its_head_made(scene):
+    images, cameras, *_ = scene
+    torch.manual_seed(0)
+    model = GaussianModel(NETWORK).eval()
+    with torch.no_grad():
+        geometry, corrected = model(images, cameras)
+        features = model.encode(images, cameras)
+        model.gs_head.correction, kept = None, model.gs_head.correction
+        plain = model.gaussians(features, geometry)
+        model.gs_head.correction = kept
+    assert not corrected.sh.equal(plain.sh) and corrected.means.equal(plain.means)
+    pictures = [render(g, cameras, near=0.1).color.movedim(-1, -3)[0] for g in (plain, corrected)]
+    assert psnr(pictures[1], images[0]) > psnr(pictures[0], images[0])
+
+
+def test_training_asks_for_good_pictures_before_the_correction_too():
+    torch.manual_seed(0)
+    forward, batch = Forward(GaussianModel(NETWORK), bf16=False), Planes().batch(0, Shape(1, 3, 2, (28, 42)))
+    only = LossWeights(depth=0, cue=0, gaussian_depth=0, psnr=0.3, draft=0)
+    with_draft, scalars = Objective(NETWORK, dataclasses.replace(only, draft=0.5))(forward, batch, True, True)
+    objective = Objective(NETWORK, only)
+    without, few = objective(forward, batch, True, True)
+    cameras, _ = into_network(NETWORK, batch, True)
+    prediction = forward(batch.images[:, :3], cameras[:, :3])
+    before = prediction._replace(gaussians=prediction.draft)
+    pictures = draw(NETWORK, before, cameras[:, :3], cameras[:, 3:])
+    value, seen = objective.picture_loss(pictures, batch.images[:, 3:].flatten(0, 1))
+    torch.testing.assert_close(with_draft - without, 0.5 * value)
+    torch.testing.assert_close(scalars["draft_psnr"], seen["psnr"].detach())
+    assert scalars["draft_psnr"] < scalars["psnr"] and "draft_psnr" not in few
+
+
+def test_a_network_without_correction_has_no_draft():
+    forward, batch = Forward(GaussianModel(TINY), bf16=False), Planes().batch(0, Shape(1, 3, 1, (28, 42)))
+    cameras, _ = into_network(TINY, batch, True)
+    assert forward(batch.images[:, :3], cameras[:, :3]).draft is None
+    _, scalars = Objective(TINY, LossWeights())(forward, batch, True, True)
+    assert "draft_psnr" not in scalars and scalars["psnr"] > 0
