@@ -145,7 +145,7 @@ def test_it_learns_what_the_mean_cannot_mend(scene):
         adam.zero_grad()
         loss.backward()
         adam.step()
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
     assert losses[-1] < 0.5 * losses[0]
 
 
