@@ -35,7 +35,8 @@ def test_round_trip(model, saved):
     assert loaded.head.scratch.output_conv2_aux[0][2] is loaded.head.scratch.output_conv2_aux[3][2]
     assert loaded.head.scratch.output_conv2_aux[3][2].weight is loaded.head.scratch.output_conv2_aux[0][2].weight
     inputs = images(2, (28, 28))
-    assert loaded.geometry(inputs).depth.equal(model.geometry(inputs).depth)
+    # Not to the last bit: some CPU kernels add up in another order when weights lie elsewhere in memory.
+    torch.testing.assert_close(loaded.geometry(inputs).depth, model.geometry(inputs).depth, rtol=1e-5, atol=0)
     assert all(p.requires_grad for p in loaded.parameters())
     assert sorted(p.name for p in saved.iterdir()) == ["config.json", "model.safetensors"]
 
