@@ -1,4 +1,4 @@
-"""Warp and correlate: the inner loop of the plane sweep, in plain PyTorch and, on CUDA, as one fused kernel."""
+"""Warp and correlate: the inner loop of the plane sweep, in plain PyTorch, or compiled for CUDA and for the CPU."""
 
 from __future__ import annotations
 
@@ -22,6 +22,10 @@ def sweep(
         from geometry.sweep_cuda import fused_sweep
 
         return fused_sweep(features, source, A, b, start, step, planes, groups)
+    if features.device.type == "cpu" and not (features.requires_grad and torch.is_grad_enabled()):
+        from geometry.sweep_cpu import compiled_sweep
+
+        return compiled_sweep(features, source, A, b, start, step, planes, groups)
     return reference_sweep(features, source, A, b, start, step, planes, groups)
 
 

@@ -2,9 +2,10 @@
 
 One pass from pixels to Gaussians cannot know how the splats of several views will blend. Rendered at the inputs, they
 show it. Each Gaussian then takes the mean of what is missing in the pixels that show it, from whichever view, into its
-colour: one step of simultaneous iterative reconstruction (SIRT, Gilbert 1972), as in tomography. A small network sees
-the same sums and the picture's own error, and corrects the rest. Error feedback for feed-forward splats is the idea of
-ReSplat (Xu et al., 2025).
+colour: one step of simultaneous iterative reconstruction (SIRT, Gilbert 1972), as in tomography. As there, what goes
+back is filtered first, because the way there and the way back both blur. Its opacity and size take a step the way that
+brings the pictures nearer. A small network sees the same sums and the picture's own error, and corrects the rest. Error
+feedback for feed-forward splats is the idea of ReSplat (Xu et al., 2025).
 """
 
 from __future__ import annotations
@@ -21,17 +22,24 @@ from splat.sh import C0
 
 NEAR = 0.1  # nothing nearer is drawn, in the unit of the network's cameras: one splat would fill the picture
 LEAST = 0.2  # a Gaussian with a smaller share in all pixels together takes less of what they lack
-SEEN = 12  # channels of what `look_back` tells
+DETAIL = 4.0  # the finest detail of what is missing goes back 1 + this times (docs/nano.md has the choice)
+STEPS = (0.15, 0.1)  # the longest, of the logit of opacity and of that of the size
+SEEN, ERRORS = 14, 7  # channels of what `look_back` tells, and how many of them, at first, are errors
 
 
 class Correction(nn.Module):
-    """What to add to raw values and opacity logits, from errors at the inputs; untrained, the mean error alone."""
+    """What to add to raw values and opacity logits, from errors at the inputs; untrained, one step of each kind."""
 
-    def __init__(self, channels: int, hidden: int = 24):
+    def __init__(self, channels: int, hidden: int = 16):
         super().__init__()
         self.state = Pointwise(channels, hidden)
         self.seen = nn.Conv2d(SEEN, hidden, 3, padding=1)
-        self.mix = nn.Conv2d(hidden, hidden, 3, padding=1)
+        self.mix = nn.Sequential(
+            nn.Conv2d(hidden, hidden, 3, padding=1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(hidden, hidden, 3, padding=1),
+            nn.ReLU(inplace=True),
+        )
         self.change = Pointwise(hidden, channels)
         nn.init.zeros_(self.change.weight)
         nn.init.zeros_(self.change.bias)
@@ -41,27 +49,46 @@ class Correction(nn.Module):
         views = raw.shape[:2]
         logit = torch.logit(opacity.float(), 1e-4)
         state = torch.cat([raw, logit[..., None]], -1).flatten(0, 1).permute(0, 3, 1, 2)
+        errors, rest = seen.split((ERRORS, SEEN - ERRORS), 2)
+        # Errors are hundredths; a layer learns slowly from inputs so small.
+        seen = torch.cat([10 * errors, rest], 2)
         x = F.relu(self.state(state) + self.seen(seen.flatten(0, 1)), inplace=True)
-        change = self.change(F.relu(self.mix(x), inplace=True)).float().permute(0, 2, 3, 1).unflatten(0, views)
-        lack = (seen[:, :, :3] / C0).permute(0, 1, 3, 4, 2)
+        change = self.change(self.mix(x)).float().permute(0, 2, 3, 1).unflatten(0, views)
+        lack = (errors[:, :, :3] / C0).permute(0, 1, 3, 4, 2)
         bases = (raw.shape[-1] - 10) // 3
-        raw = raw + change[..., :-1]
-        colors = 9 + bases * torch.arange(3, device=raw.device)  # band 0 of each colour
-        return raw.index_add(-1, colors, lack.to(raw.dtype)), torch.sigmoid(logit + change[..., -1])
+        by_opacity, by_size = rest[:, :, :2].unbind(2)
+        raw = (raw + change[..., :-1]).to(lack.dtype)
+        raw[..., 9 : 9 + 3 * bases : bases] += lack  # band 0 of each colour
+        raw[..., 2:5] += STEPS[1] * by_size[..., None]
+        return raw, torch.sigmoid(logit + change[..., -1] + STEPS[0] * by_opacity)
 
 
 def look_back(gaussians: Gaussians, images: Tensor, cameras: Cameras) -> Tensor:
     """How pictures of the Gaussians [B, V*H*W] differ from the `images` [B, V, 3, H, W] that they were made of.
 
-    [B, V, 12, H, W], without gradient, for the Gaussian of every pixel: what the pixels that show it lack on average
-    (RGB) and the mean size of that; the logarithm of 1 + its share in them; what its own pixel lacks (RGB); the image
-    around 0 (RGB); the picture's alpha.
+    [B, V, 14, H, W], without gradient, for the Gaussian of every pixel: what the pixels that show it lack on average
+    (RGB, see `more_detail`) and the mean size of the error there; what its own pixel lacks (RGB); whether it should be
+    more opaque, and larger (-1 to 1); the logarithm of 1 + its share in the pixels; the image around 0 (RGB); the
+    picture's alpha.
     """
     with torch.autocast(images.device.type, enabled=False):
-        seen = back_project(gaussians, cameras, images, near=NEAR)
+        seen = back_project(gaussians, cameras, images, near=NEAR, emphasis=more_detail)
         lack = seen.lack * (seen.share / LEAST).clamp_max(1)[..., None]
-        of_splats = torch.cat([lack, seen.size[..., None], seen.share.log1p()[..., None]], -1)
+        by_both = torch.stack([seen.by_opacity, seen.by_size], -1)
+        # Per pixel and error they are of one size in all scenes, a tenth for a clear case.
+        by_both = torch.tanh(10 * by_both / ((seen.share + 0.1) * (seen.size + 0.01))[..., None])
+        of_splats = torch.cat([lack, seen.size[..., None], by_both, seen.share.log1p()[..., None]], -1)
         of_splats = of_splats.unflatten(1, images.shape[1:2] + images.shape[3:]).movedim(-1, 2)
+        lack_and_size, rest = of_splats.split((4, 3), 2)
         images = images.float()
         error = images - seen.color.movedim(-1, 2)
-        return torch.cat([of_splats, error, images - 0.5, seen.alpha[:, :, None]], 2)
+        return torch.cat([lack_and_size, error, rest, images - 0.5, seen.alpha[:, :, None]], 2)
+
+
+def more_detail(lack: Tensor) -> Tensor:
+    """What is missing [..., H, W, 3] with its detail of a pixel or two raised, as filtered back projection does."""
+    x = lack.movedim(-1, -3)
+    flat = F.pad(x.reshape(-1, 1, *x.shape[-2:]), (1, 1, 1, 1), mode="replicate")
+    # Two means over 2x2 pixels are a blur of 0.7 px, about that of a small splat on the screen.
+    blurred = F.avg_pool2d(F.avg_pool2d(flat, 2, stride=1), 2, stride=1)
+    return lack + DETAIL * (lack - blurred.view(x.shape).movedim(-3, -1))

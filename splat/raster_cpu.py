@@ -6,11 +6,9 @@ NUMBA_CACHE_DIR moves the cache; results do not depend on either.
 
 from __future__ import annotations
 
-import hashlib
 import os
-import sys
-import tempfile
 import threading
+from collections.abc import Callable
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -22,6 +20,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from geometry.cameras import Cameras
+from geometry.compiled import compiling
 from splat.gaussians import Gaussians
 
 # numba's simplest threading layer aborts the process when two Python threads enter it together.
@@ -43,18 +42,25 @@ def rasterize(gaussians: Gaussians, cameras: Cameras, *, near: float, far: float
 
 
 def back_project(
-    gaussians: Gaussians, cameras: Cameras, images: Tensor, *, near: float, far: float
+    gaussians: Gaussians,
+    cameras: Cameras,
+    images: Tensor,
+    *,
+    near: float,
+    far: float,
+    emphasis: Callable[[Tensor], Tensor],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Colour [B, V, H, W, 3] and alpha [B, V, H, W] as of `rasterize`, and sums [B, N, 5] over pixels, by Gaussian.
+    """Colour [B, V, H, W, 3] and alpha [B, V, H, W] as of `rasterize`, and sums [B, N, 7] over pixels, by Gaussian.
 
-    They are of its weight in the pixel times what the pixel lacks of `images` [B, V, H, W, 3] (3), times the mean size
-    of that (1), and of the weight alone (1). No gradient. All float32 on the CPU; raises what `rasterize` raises.
+    With e the `emphasis` of what the pixel lacks of `images` [B, V, H, W, 3]: of its weight in the pixel times e (3),
+    times the mean size of what it lacks (1), of the weight alone (1), and of e times the change of the colour with its
+    logit of opacity and the logarithm of its size (2). No gradient. All float32 on the CPU; raises as `rasterize`.
     """
     centers = torch.linalg.inv(cameras.w2c)[..., :3, 3]
     fields = (gaussians.means, gaussians.scales, gaussians.quats, gaussians.opacities, gaussians.sh)
     color, transmittance = torch.empty(images.shape), torch.empty(images.shape[:-1])
-    sums = color.new_zeros(*gaussians.means.shape[:-1], 5)
     with _kernels() as kernels:
+        sums = torch.zeros(*gaussians.means.shape[:-1], kernels.SUMS)
         for b, v in np.ndindex(*cameras.shape):
             camera = _camera(cameras.w2c[b, v], centers[b, v], cameras.K[b, v], cameras.size)
             splats, bounds, first, starts, ids, tiles_x = _sorted(kernels, _scene(b, *fields), camera, near, far, False)
@@ -62,9 +68,9 @@ def back_project(
             used, depth = np.zeros(len(starts) - 1, np.int64), np.empty(cameras.size, np.float32)
             kernels.blend(*lists, color[b, v].numpy(), depth, transmittance[b, v].numpy(), used)
             lack = images[b, v] - color[b, v]
-            values = torch.cat([lack, lack.abs().mean(-1, keepdim=True)], -1)
-            pairs = np.zeros((first[-1], 5), np.float32)
-            kernels.gather(*lists, first, used, _array(values), pairs)
+            values = torch.cat([emphasis(lack), lack.abs().mean(-1, keepdim=True)], -1)
+            pairs = np.zeros((first[-1], kernels.SUMS), np.float32)
+            kernels.gather(*lists, first, used, color[b, v].numpy(), _array(values), pairs)
             kernels.add_by_splat(first, pairs, sums[b].numpy())
     return color, 1 - transmittance, sums
 
@@ -163,26 +169,19 @@ def _kernels():
 @lru_cache(maxsize=1)
 def _load() -> SimpleNamespace:
     """Import the kernels, which compiles them or loads them from the cache; says so on stderr when it takes long."""
-    os.environ.setdefault(
-        "OMP_WAIT_POLICY", "PASSIVE"
-    )  # beside busy neighbours, waiting threads that spin cost 5 times
+    package = Path(__file__).parent
     try:
-        import numba
-    except ImportError as error:
+        with compiling("the CPU renderer", 20, [package / "sh.py", *sorted((package / "cpu").glob("*.py"))]):
+            from splat.cpu import binning, blending, projection
+    except ModuleNotFoundError as error:
+        if error.name != "numba":
+            raise
         raise ImportError("rendering without CUDA needs numba: pip install numba") from error
-    text = "compiling the CPU renderer, once (about 20 seconds) ..."
-    notice = threading.Timer(2.0, print, [text], {"file": sys.stderr, "flush": True})
-    notice.start()
-    before, numba.config.CACHE_DIR = numba.config.CACHE_DIR, _cache_folder()
-    try:
-        from splat.cpu import binning, blending, projection
-    finally:
-        numba.config.CACHE_DIR = before
-        notice.cancel()
     return SimpleNamespace(
         COLUMNS=projection.COLUMNS,
         DEPTH=projection.DEPTH,
         GRADIENTS=projection.GRADIENTS,
+        SUMS=blending.SUMS,
         tiles=lambda width, height: (-(-width // binning.TILE_WIDTH), -(-height // binning.TILE_HEIGHT)),
         project=projection.project,
         project_vjp=projection.project_vjp,
@@ -193,23 +192,3 @@ def _load() -> SimpleNamespace:
         blend_vjp=blending.blend_vjp,
         gather=blending.gather,
     )
-
-
-def _cache_folder() -> str:
-    """A writable place for compiled kernels: NUMBA_CACHE_DIR, beside the sources, the user's cache, or temporary.
-
-    The last part names the sources: numba notices a change in a kernel's own file, not in the files that it imports.
-    """
-    package = Path(__file__).parent
-    sources = [package / "sh.py", *sorted((package / "cpu").glob("*.py"))]
-    name = "raysplat-" + hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:16]
-    user = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    for base in (os.environ.get("NUMBA_CACHE_DIR"), package / "cpu" / "__pycache__", user):
-        if base:
-            try:
-                Path(base, name).mkdir(parents=True, exist_ok=True)
-            except OSError:
-                continue
-            if os.access(Path(base, name), os.W_OK):
-                return str(Path(base, name))
-    return tempfile.mkdtemp(prefix=name)

@@ -47,20 +47,28 @@ def rasterize(
 
 
 def back_project(
-    gaussians: Gaussians, cameras: Cameras, images: Tensor, *, near: float, far: float
+    gaussians: Gaussians,
+    cameras: Cameras,
+    images: Tensor,
+    *,
+    near: float,
+    far: float,
+    emphasis: Callable[[Tensor], Tensor],
 ) -> tuple[Tensor, Tensor, Tensor]:
     """As `splat.raster_cpu.back_project`, float32 on one CUDA device. Raises ImportError without gsplat."""
     step = max(1, SPLATS_AT_ONCE // gaussians.opacities.numel())
     chunks = [slice(first, first + step) for first in range(0, cameras.shape[1], step)]
-    parts = [_back_project(gaussians, cameras[:, v], images[:, v], near, far) for v in chunks]
+    parts = [_back_project(gaussians, cameras[:, v], images[:, v], near, far, emphasis) for v in chunks]
     color, alpha, sums = zip(*parts, strict=True)
     return torch.cat(color, 1), torch.cat(alpha, 1), sum(sums)
 
 
-def _back_project(gaussians: Gaussians, cameras: Cameras, images: Tensor, near: float, far: float) -> tuple:
-    """A picture is linear in the colours of its splats, so the sums of weight times value are its gradient.
+def _back_project(
+    gaussians: Gaussians, cameras: Cameras, images: Tensor, near: float, far: float, emphasis: Callable
+) -> tuple[Tensor, Tensor, Tensor]:
+    """All sums are gradients of picture . values; the picture is linear in the colours, so theirs are sums of weights.
 
-    For five values the colours get two channels more, which are 0.
+    For five values the colours get two channels more, which are 0 and add nothing to the gradients of the rest.
     """
     rasterization = _gsplat()
     height, width = cameras.size
@@ -68,11 +76,13 @@ def _back_project(gaussians: Gaussians, cameras: Cameras, images: Tensor, near: 
     # What was made in inference mode takes no part in gradients, copies do.
     with torch.inference_mode(False), torch.enable_grad():
         colors = F.pad(seen, (0, 2)).clone().requires_grad_()
+        scales = gaussians.scales.detach().clone().requires_grad_()
+        opacities = _cull_broken(gaussians).detach().clone().requires_grad_()
         picture, alpha, _ = rasterization(
             means=gaussians.means.detach().clone(),
             quats=gaussians.quats.detach().clone(),
-            scales=gaussians.scales.detach().clone(),
-            opacities=_cull_broken(gaussians).detach().clone(),
+            scales=scales,
+            opacities=opacities,
             colors=colors,
             viewmats=cameras.w2c.clone(),
             Ks=cameras.K.clone(),
@@ -84,8 +94,11 @@ def _back_project(gaussians: Gaussians, cameras: Cameras, images: Tensor, near: 
         )
         color = picture[..., :3].detach()
         lack = images - color
-        values = torch.cat([lack, lack.abs().mean(-1, keepdim=True), torch.ones_like(lack[..., :1])], -1)
-        sums = torch.autograd.grad(picture, colors, values)[0].sum(1)
+        values = torch.cat([emphasis(lack), lack.abs().mean(-1, keepdim=True), torch.ones_like(lack[..., :1])], -1)
+        by_color, by_opacity, by_scales = torch.autograd.grad(picture, (colors, opacities, scales), values)
+    by_logit = by_opacity * gaussians.opacities * (1 - gaussians.opacities)
+    by_size = (by_scales * gaussians.scales).sum(-1)
+    sums = torch.cat([by_color.sum(1), by_logit[..., None], by_size[..., None]], -1)
     return color, alpha[..., 0].detach(), sums
 
 

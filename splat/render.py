@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 
 import torch
@@ -68,37 +69,48 @@ class BackProjection:
 
     color: Tensor  # [..., V, H, W, 3] as of `Render`
     alpha: Tensor  # [..., V, H, W] likewise
-    lack: Tensor  # [..., N, 3] mean over the pixels that show the Gaussian of image - color
-    size: Tensor  # [..., N] mean over the same of the size of that, its mean over the channels
+    lack: Tensor  # [..., N, 3] mean over the pixels that show the Gaussian of emphasis(image - color)
+    size: Tensor  # [..., N] mean over the same of |image - color|, the mean of its channels
     share: Tensor  # [..., N] sum of the Gaussian's weights in all pixels: how many it fills, as it were
+    by_opacity: Tensor  # [..., N] sum over the pixels of emphasis(image - color) . d color / d logit of its opacity
+    by_size: Tensor  # [..., N] likewise, by the logarithm of its size
 
 
 @torch.no_grad()
 def back_project(
-    gaussians: Gaussians, cameras: Cameras, images: Tensor, *, near: float = 0.01, far: float = 1e10
+    gaussians: Gaussians,
+    cameras: Cameras,
+    images: Tensor,
+    *,
+    near: float = 0.01,
+    far: float = 1e10,
+    emphasis: Callable[[Tensor], Tensor] | None = None,
 ) -> BackProjection:
     """Render Gaussians [..., N], and go back from what the pictures lack of `images` [..., V, 3, H, W] to them.
 
     In a mean each pixel counts by the Gaussian's weight in its colour; 0 for what no pixel shows. Without gradient.
-    Other arguments and what raises as in `render`, and ValueError for images that do not fit the cameras.
+    `emphasis` takes what pictures lack [..., H, W, 3] to what goes back in its place. Other arguments and what raises
+    as in `render`, and ValueError for images that do not fit the cameras.
     """
     lead, device = _check(gaussians, cameras, near, far), gaussians.means.device
     shape = (*cameras.shape, 3, *cameras.size)
     if images.shape != shape or images.device != device:
         raise ValueError(f"images must be {[*shape]} on {device}, got {[*images.shape]} on {images.device}")
     flat, flat_cameras = _flat(gaussians, cameras, lead)
+    options = {"near": near, "far": far, "emphasis": emphasis or (lambda lack: lack)}
     wanted = images.movedim(-3, -1).float().reshape(lead.numel(), *cameras.shape[-1:], *cameras.size, 3)
     if gaussians.count == 0 or cameras.shape.numel() == 0:
         color, _, alpha = _empty_picture(flat_cameras, None)
-        sums = color.new_zeros(lead.numel(), gaussians.count, 5)
+        sums = color.new_zeros(lead.numel(), gaussians.count, 7)
     elif device.type == "cuda":
-        color, alpha, sums = raster_cuda.back_project(flat, flat_cameras, wanted, near=near, far=far)
+        color, alpha, sums = raster_cuda.back_project(flat, flat_cameras, wanted, **options)
     else:
-        parts = raster_cpu.back_project(flat.to("cpu"), flat_cameras.to("cpu"), wanted.to("cpu"), near=near, far=far)
+        parts = raster_cpu.back_project(flat.to("cpu"), flat_cameras.to("cpu"), wanted.to("cpu"), **options)
         color, alpha, sums = (t.to(device) for t in parts)
     color, alpha, sums = (t.reshape(*lead, *t.shape[1:]) for t in (color, alpha, sums))
-    means = sums[..., :4] / sums[..., 4:].clamp_min(1e-8)
-    return BackProjection(color, alpha, means[..., :3], means[..., 3], sums[..., 4])
+    share, by_opacity, by_size = sums[..., 4:].unbind(-1)
+    means = sums[..., :4] / share[..., None].clamp_min(1e-8)
+    return BackProjection(color, alpha, means[..., :3], means[..., 3], share, by_opacity, by_size)
 
 
 def _check(gaussians: Gaussians, cameras: Cameras, near: float, far: float) -> torch.Size:

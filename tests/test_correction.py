@@ -8,7 +8,7 @@ import torch
 from geometry.cameras import Cameras
 from splat import raster_cuda
 from splat.adapter import adapt
-from splat.correction import SEEN, Correction, look_back
+from splat.correction import DETAIL, SEEN, STEPS, Correction, look_back, more_detail
 from splat.gaussians import Gaussians
 from splat.metrics import psnr
 from splat.model import GaussianModel
@@ -24,13 +24,15 @@ NETWORK = dataclasses.replace(TINY, gs=dataclasses.replace(TINY.gs, correction=T
 
 
 def sums_by_gradient(gaussians: Gaussians, cameras: Cameras, images: torch.Tensor) -> torch.Tensor:
-    """Sums [N, 4] over pixels of weight times lack, and of weight: gradients of the picture by its plain colours."""
-    sh = gaussians.sh.clone().requires_grad_()
-    color = render(dataclasses.replace(gaussians, sh=sh), cameras).color
+    """Sums [N, 6] over pixels as gradients of the picture: lack by colour, weight, lack by logit and by log of size."""
+    sh, logit = gaussians.sh.clone().requires_grad_(), torch.logit(gaussians.opacities).requires_grad_()
+    size = torch.zeros_like(logit).requires_grad_()
+    scales = gaussians.scales * size.exp()[:, None]
+    color = render(dataclasses.replace(gaussians, sh=sh, opacities=logit.sigmoid(), scales=scales), cameras).color
     lack = (images.movedim(-3, -1) - color).detach()
-    lacks = torch.autograd.grad((color * lack).sum(), sh, retain_graph=True)[0][:, 0]
+    lacks, *others = torch.autograd.grad((color * lack).sum(), (sh, logit, size), retain_graph=True)
     weights = torch.autograd.grad(color[..., 0].sum(), sh)[0][:, 0, :1]
-    return torch.cat([lacks, weights], 1) / C0
+    return torch.cat([lacks[:, 0] / C0, weights / C0, torch.stack(others, 1)], 1)
 
 
 @pytest.fixture(scope="module")
@@ -51,10 +53,28 @@ def test_sums_are_those_of_the_gradient(photos):
     torch.testing.assert_close(seen.alpha, picture.alpha)
     torch.testing.assert_close(seen.share, expected[:, 3], atol=1e-3, rtol=1e-4)
     torch.testing.assert_close(seen.lack * seen.share[:, None], expected[:, :3], atol=1e-3, rtol=1e-4)
+    torch.testing.assert_close(seen.by_opacity, expected[:, 4], atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(seen.by_size, expected[:, 5], atol=1e-3, rtol=1e-3)
+    assert seen.by_opacity.abs().mean() > 0.01 and seen.by_size.abs().mean() > 0.01
     shown = seen.share > 0
     assert shown[50:].float().mean() > 0.9 and not shown[:50].any()
     assert (seen.size >= seen.lack.abs().mean(-1) - 1e-5).all()
     assert seen.lack[~shown].eq(0).all() and seen.size[~shown].eq(0).all()
+    thrice = back_project(gaussians, cameras, images, emphasis=lambda lack: 3 * lack)
+    torch.testing.assert_close(thrice.lack, 3 * seen.lack)
+    assert thrice.size.equal(seen.size) and thrice.color.equal(seen.color)
+
+
+def test_detail_is_raised_and_what_is_flat_stays():
+    flat = torch.full((2, 8, 9, 3), 0.3)
+    torch.testing.assert_close(more_detail(flat), flat)
+    point = torch.zeros(8, 9, 3)
+    point[4, 5, 1] = 1.0
+    raised = more_detail(point)
+    assert raised[..., [0, 2]].eq(0).all()
+    torch.testing.assert_close(raised[4, 5, 1].item(), 1 + DETAIL * (1 - 1 / 4), atol=1e-6, rtol=0)
+    torch.testing.assert_close(raised[4, 4:7:2, 1], torch.full((2,), -DETAIL / 8))
+    torch.testing.assert_close(raised.sum().item(), 1.0, atol=1e-5, rtol=0)
 
 
 def test_leading_axes_and_nothing_at_all(photos):
@@ -80,9 +100,9 @@ def test_images_must_fit(photos):
 def test_gsplat_agrees_with_the_cpu(photos, at_once, monkeypatch):
     monkeypatch.setattr(raster_cuda, "SPLATS_AT_ONCE", at_once)
     gaussians, cameras, images = photos
-    expected = back_project(gaussians, cameras, images)
+    expected = back_project(gaussians, cameras, images, emphasis=more_detail)
     with torch.inference_mode():
-        got = back_project(gaussians.to("cuda"), cameras.to("cuda"), images.cuda())
+        got = back_project(gaussians.to("cuda"), cameras.to("cuda"), images.cuda(), emphasis=more_detail)
     for name, value in vars(expected).items():
         torch.testing.assert_close(vars(got)[name].cpu(), value, atol=2e-3, rtol=2e-3)
 
@@ -110,7 +130,8 @@ def test_untrained_it_takes_in_the_mean_of_what_is_missing(scene):
     seen = look_back(gaussians, images, cameras)
     assert seen.shape == (1, 3, SEEN, 28, 42)
     better, same = Correction(NETWORK.gs.channels + 1)(raw, opacity, seen)
-    assert torch.allclose(same, opacity, atol=1e-6)
+    assert 0.01 < (torch.logit(same) - torch.logit(opacity)).abs().max() < STEPS[0] + 1e-4
+    assert 0.01 < (better - raw)[..., 2:5].abs().max() < STEPS[1] + 1e-4 and (better - raw)[..., 5:9].eq(0).all()
     corrected, after = drawn(scene, better.detach(), same.detach())
     torch.testing.assert_close(corrected.means, gaussians.means)
     moved = (corrected.sh - gaussians.sh)[0, :, 0] * C0
@@ -124,7 +145,7 @@ def test_what_it_sees_has_no_gradient(scene):
     gaussians, picture = drawn(scene, raw.clone().requires_grad_(), opacity)
     seen = look_back(gaussians, images, cameras)
     assert not seen.requires_grad
-    torch.testing.assert_close(seen[:, :, 5:8], images - picture.detach())
+    torch.testing.assert_close(seen[:, :, 4:7], images - picture.detach())
 
 
 def test_it_learns_what_the_mean_cannot_mend(scene):

@@ -64,6 +64,25 @@ def test_fused_sweep_agrees_with_the_reference():
         assert (ours - true).norm() < 1e-4 * true.norm()
 
 
+def test_compiled_sweep_agrees_with_the_reference():
+    torch.manual_seed(0)
+    features = torch.randn(6, 16, 9, 11)
+    cameras = random_cameras(2, 3, (9, 11))
+    index, _ = neighbors(cameras, 2)
+    source = (index + 3 * torch.arange(2)[:, None, None]).flatten(0, 1)
+    start = torch.randn(6, 9, 11) * 0.3 - 0.5
+    start[0, 3] = math.nan
+    K = torch.tensor([[6.0, 0, 5.5], [0, 6.0, 4.5], [0, 0, 1]]).expand_as(cameras.K)
+    for pull in (0.3, 0.8):  # cameras that look anywhere, and such as look one way
+        near = Cameras((1 - pull) * cameras.w2c + pull * torch.eye(4), K, cameras.size)
+        A, b = homographies(near, source, (9, 11))
+        ours = sweep(features, source, A, b, start, 0.2, 5, 4)
+        true = reference_sweep(features, source, A, b, start, 0.2, 5, 4)
+        torch.testing.assert_close(ours, true, atol=2e-4, rtol=1e-4)
+        assert 0.1 < (true != 0).float().mean() < 0.9
+    assert sweep(features.requires_grad_(), source, A, b, start, 0.2, 5, 4).requires_grad
+
+
 def test_neighbors_are_nearest_and_never_oneself():
     cameras = cameras_along_x(views=6)
     index, baseline = neighbors(cameras, 3)

@@ -10,13 +10,14 @@ from numba import njit, prange
 
 from splat.cpu.binning import TILE_HEIGHT, TILE_WIDTH, tile_rectangle
 from splat.cpu.lanes import WIDTH, fill, load, ramp, some, store, total, where
-from splat.cpu.projection import DEPTH, LIMIT, OPACITY, RED, A, B, C, X, Y
+from splat.cpu.projection import BLUR, DEPTH, LIMIT, OPACITY, RED, A, B, C, X, Y
 
 MAX_ALPHA = np.float32(0.999)  # as in gsplat 1.5.3; no gradient flows where it clamps
 MIN_TRANSMITTANCE = np.float32(1e-4)
 
 STRIDE = TILE_WIDTH + WIDTH  # a tile's row in memory: 8 pixels may start at its last column
 PLANE = TILE_HEIGHT * STRIDE
+SUMS = 7  # columns of what `gather` writes
 PATIENCE = 32  # splats between two looks at whether a whole tile is finished
 
 ZERO, HALF, ONE = np.float32(0), np.float32(0.5), np.float32(1)
@@ -203,32 +204,45 @@ def blend_vjp(
 
 @njit(
     "void(float32[:, ::1], int32[:, ::1], int64[::1], int32[::1], int64, "
-    "int64[::1], int64[::1], float32[:, :, ::1], float32[:, ::1])",
+    "int64[::1], int64[::1], float32[:, :, ::1], float32[:, :, ::1], float32[:, ::1])",
     **_KERNEL,
 )
-def gather(splats, bounds, starts, ids, tiles_x, first, used, values, sums):
-    """Write for each pair of splat and tile the sum over its pixels of weight times `values` [H, W, 4].
+def gather(splats, bounds, starts, ids, tiles_x, first, used, color, values, sums):
+    """Write for each pair of splat and tile sums over its pixels to its row of `sums` [M, SUMS] (see bin_splats).
 
-    To its row of `sums` [M, 5] (see bin_splats); the last column is the sum of the weights. The adjoint of `blend`.
+    Of weight times `values` [H, W, 4] (4), of the weight (1), and how colour . values changes with the splat's logit of
+    opacity and the logarithm of its size (2), of the picture's `color` [H, W, 3] and the first three values.
     """
     height, width, _ = values.shape
     for tile in prange(len(used)):
         left, top = tile % tiles_x * TILE_WIDTH, tile // tiles_x * TILE_HEIGHT
         columns, rows = min(TILE_WIDTH, width - left), min(TILE_HEIGHT, height - top)
-        state = np.zeros(5 * PLANE, np.float32)  # transmittance, values
+        state = np.zeros(6 * PLANE, np.float32)  # transmittance, rest (see blend_vjp), values
         _start_transmittance(state, columns, rows)
         for y in range(rows):
             for x in range(columns):
+                p, rest = y * STRIDE + x, ZERO
                 for channel in range(4):
-                    state[y * STRIDE + x + (1 + channel) * PLANE] = values[top + y, left + x, channel]
+                    state[p + (2 + channel) * PLANE] = values[top + y, left + x, channel]
+                for channel in range(3):
+                    rest += color[top + y, left + x, channel] * values[top + y, left + x, channel]
+                state[p + PLANE] = rest
         for k in range(starts[tile], starts[tile] + used[tile]):
             i = ids[k]
             x0, x1, y0, y1 = _window(bounds, i, left, top)
             a, b, c, opacity, limit = splats[i, A], splats[i, B], splats[i, C], splats[i, OPACITY], splats[i, LIMIT]
+            red, green, blue = splats[i, RED], splats[i, RED + 1], splats[i, RED + 2]
+            # A splat that grows by the factor 1 + f moves the exponent by -f times this quadratic form of dx and dy:
+            # twice the exponent, less what the blur, which does not grow, has in it.
+            grow_xx = np.float32(16 * a - BLUR * (256 * a * a + 64 * b * b))
+            grow_xy = np.float32(16 * b - BLUR * 256 * b * (a + c))
+            grow_yy = np.float32(16 * c - BLUR * (256 * c * c + 64 * b * b))
             sum_0, sum_1, sum_2, sum_3, sum_w = fill(ZERO), fill(ZERO), fill(ZERO), fill(ZERO), fill(ZERO)
+            sum_opacity, sum_size = fill(ZERO), fill(ZERO)
             for x in range(x0, x1, WIDTH):
                 dx = (splats[i, X] - np.float32(left + x) - HALF) - ramp()
                 a_dx2, b_dx = a * dx * dx, b * dx
+                grow_dx2, grow_dx = grow_xx * dx * dx, grow_xy * dx
                 for y in range(y0, y1):
                     p = y * STRIDE + x
                     dy = splats[i, Y] - np.float32(top + y) - HALF
@@ -243,11 +257,18 @@ def gather(splats, bounds, starts, ids, tiles_x, first, used, values, sums):
                     light = seen & (after > MIN_TRANSMITTANCE)
                     weight = where(light, alpha * t, ZERO)
                     store(state, p, where(seen, where(light, after, ZERO - t), t))
-                    sum_0, sum_1 = sum_0 + weight * load(state, p + PLANE), sum_1 + weight * load(state, p + 2 * PLANE)
-                    sum_2 = sum_2 + weight * load(state, p + 3 * PLANE)
-                    sum_3 = sum_3 + weight * load(state, p + 4 * PLANE)
-                    sum_w = sum_w + weight
+                    v_red, v_green = load(state, p + 2 * PLANE), load(state, p + 3 * PLANE)
+                    v_blue = load(state, p + 4 * PLANE)
+                    q = red * v_red + green * v_green + blue * v_blue
+                    rest = load(state, p + PLANE) - weight * q
+                    store(state, p + PLANE, rest)
+                    g = where(light & (e <= MAX_ALPHA), e * (t * q - rest / (ONE - alpha)), ZERO)
+                    sum_0, sum_1 = sum_0 + weight * v_red, sum_1 + weight * v_green
+                    sum_2, sum_3 = sum_2 + weight * v_blue, sum_3 + weight * load(state, p + 5 * PLANE)
+                    sum_w, sum_opacity = sum_w + weight, sum_opacity + g
+                    sum_size = sum_size + g * (grow_dx2 + dy * grow_dx + dy * dy * grow_yy)
             tx0, tx1, ty0, _ = tile_rectangle(bounds, i)
             row = first[i] + (tile // tiles_x - ty0) * (tx1 - tx0) + tile % tiles_x - tx0
             sums[row, 0], sums[row, 1], sums[row, 2] = total(sum_0), total(sum_1), total(sum_2)
             sums[row, 3], sums[row, 4] = total(sum_3), total(sum_w)
+            sums[row, 5], sums[row, 6] = (ONE - opacity) * total(sum_opacity), total(sum_size)

@@ -1,0 +1,54 @@
+"""Where numba keeps the code it compiles, and a word to the user while it does."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_LOCK = threading.Lock()  # numba's setting belongs to the whole process
+
+
+@contextmanager
+def compiling(what: str, seconds: int, sources: list[Path]) -> Iterator[None]:
+    """Kernels defined or imported inside are compiled, or loaded where they were kept; stderr says if it takes long.
+
+    `what` and about how many `seconds` are for that line; `sources` are all files that the kernels are made of.
+    """
+    # Beside busy neighbours, waiting threads that spin cost 5 times.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    import numba
+
+    text = f"compiling {what}, once (about {seconds} seconds) ..."
+    notice = threading.Timer(2.0, print, [text], {"file": sys.stderr, "flush": True})
+    with _LOCK:
+        before, numba.config.CACHE_DIR = numba.config.CACHE_DIR, cache_folder(sources)
+        notice.start()
+        try:
+            yield
+        finally:
+            notice.cancel()
+            numba.config.CACHE_DIR = before
+
+
+def cache_folder(sources: list[Path]) -> str:
+    """A writable place for compiled kernels: NUMBA_CACHE_DIR, beside the last source, the user's cache, or temporary.
+
+    The last part names the sources: numba notices a change in a kernel's own file, not in the files that it imports.
+    """
+    name = "raysplat-" + hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:16]
+    user = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    for base in (os.environ.get("NUMBA_CACHE_DIR"), sources[-1].parent / "__pycache__", user):
+        if base:
+            try:
+                Path(base, name).mkdir(parents=True, exist_ok=True)
+            except OSError:
+                continue
+            if os.access(Path(base, name), os.W_OK):
+                return str(Path(base, name))
+    return tempfile.mkdtemp(prefix=name)
