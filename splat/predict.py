@@ -16,7 +16,7 @@ from geometry.cue import baseline_unit
 from geometry.metric import metric_depth, scale_note
 from geometry.network import Geometry
 from geometry.normalize import rescale
-from geometry.precision import Precision, default_precision, precision
+from geometry.precision import Precision, default_precision, in_float32, precision
 from geometry.presets import NetworkConfig
 from geometry.ray_cameras import cameras_from_rays
 from splat.adapter import pose_scale
@@ -177,16 +177,17 @@ def _any_view(images, world: _World, K, model, outputs, frame, cameras_from, opt
         notes += [note for note in [scale_note(geometry)] if note is not None]
         metres = None if notes else 1.0
     geometry = geometry.to(torch.float32)
-    home = _identity(geometry) if frame == "network" else world.home(geometry.cameras)
-    depth = geometry.depth[0] * home.scale
-    cameras = _cameras_home(geometry.cameras, world, K, frame)
-    if gaussians is not None:
-        gaussians = Gaussians(*(x[0].float() for x in vars(gaussians).values()))
-        if frame == "given":
-            gaussians = transform(gaussians, home.rotation, home.translation, home.scale / factor)
-    elif wanted:
-        gaussians = splats_from_depth(images, depth, geometry.confidence[0], cameras)
-        notes.append(_plain_splats(network.name))
+    with in_float32(images):  # world coordinates have no digits to lose
+        home = _identity(geometry) if frame == "network" else world.home(geometry.cameras)
+        depth = geometry.depth[0] * home.scale
+        cameras = _cameras_home(geometry.cameras, world, K, frame)
+        if gaussians is not None:
+            gaussians = Gaussians(*(x[0].float() for x in vars(gaussians).values()))
+            if frame == "given":
+                gaussians = transform(gaussians, home.rotation, home.translation, home.scale / factor)
+        elif wanted:
+            gaussians = splats_from_depth(images, depth, geometry.confidence[0], cameras)
+            notes.append(_plain_splats(network.name))
     return Prediction(
         cameras=cameras if "cameras" in outputs else None,
         depth=depth if "depth" in outputs else None,
@@ -210,7 +211,8 @@ def _cameras_home(seen: Cameras, world: _World, K: Tensor | None, frame: str) ->
         return world.cameras
     seen = seen if K is None or world.cameras is not None else Cameras(seen.w2c, K[None], seen.size)
     seen = seen[0].to(torch.float32)
-    return seen if frame == "network" else relative_to_first(seen)
+    with in_float32(seen.w2c):
+        return seen if frame == "network" else relative_to_first(seen)
 
 
 def _monocular(images, cameras, K, model: MonocularModel, outputs, export_layers) -> Prediction:
@@ -240,7 +242,8 @@ def _monocular(images, cameras, K, model: MonocularModel, outputs, export_layers
         depth = metric_depth(geometry, Cameras(anywhere, K[None], size), focal)[0]
     gaussians, notes = None, ()
     if "gaussians" in outputs:
-        gaussians = splats_from_depth(images, depth, None, cameras)
+        with in_float32(images):
+            gaussians = splats_from_depth(images, depth, None, cameras)
         notes = (_plain_splats(name),)
     return replace(
         seen,

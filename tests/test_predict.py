@@ -7,9 +7,11 @@ import torch
 from geometry.cameras import Cameras, project, resize
 from geometry.preprocess import preprocess
 from geometry.ray_cameras import cameras_from_rays
+from splat.model import GaussianModel
 from splat.predict import Prediction, predict
 from tests.test_reconstruct import SIZE, views
 from tests.tiny_networks import golden, tiny_config, tiny_model
+from tests.train_run import TINY
 
 PARTS = ("head", "gs_head", "cam_dec", "cam_enc", "da3_metric")
 
@@ -234,3 +236,17 @@ def test_published_inference_with_cameras():
     np.testing.assert_allclose(got.depth, figures["posed_align1.depth"], rtol=0, atol=1e-4)
     np.testing.assert_allclose(got.confidence, figures["posed_align1.conf"], rtol=0, atol=1e-4)
     np.testing.assert_allclose(got.cameras.K, figures["posed_align1.intrinsics"], rtol=1e-5)
+
+
+def test_bfloat16_rounds_the_network_not_the_world():
+    """Gaussians in the caller's world and in the network's agree up to a similarity, to the digits of float32."""
+    images, cameras = views(3)
+    torch.manual_seed(0)
+    network = GaussianModel(TINY).eval()
+    distances = []
+    for frame in ("given", "network"):
+        got = predict(images, cameras, network, ["gaussians", "cameras"], frame=frame, mode="bfloat16")
+        local = got.gaussians.means @ got.cameras.w2c[1, :3, :3].T + got.cameras.w2c[1, :3, 3]
+        distances.append(torch.linalg.vector_norm(local, dim=-1))
+    ratio = distances[0] / distances[1]
+    assert (ratio / ratio.median() - 1).abs().max() < 1e-4
