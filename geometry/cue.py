@@ -36,6 +36,7 @@ class CueConfig:
     far: float = 220.0  # last plane, likewise; a video's neighbouring frames are this close together
     fine_planes: int = 16  # planes of the fine sweep, around the coarse winner
     fine_step: float = 0.016  # their spacing in log depth
+    pixel_planes: int = 5  # planes of the last sweep, a pixel of motion apart (`geometry.pixel_sweep`)
     channels: tuple[int, int] = (48, 96)  # feature width at stride 3.5 and 7
     match_channels: int = 32  # width of the features that are correlated
     groups: int = 4  # groups of channels correlated apart
@@ -46,6 +47,7 @@ class Cue:
     """What the sweep saw. h, w are 4 times the patch grid, h2, w2 twice; R = B*V."""
 
     patch_bias: Tensor  # [B, V, P, E] for the patch tokens
+    source: Tensor  # [R, S] each view's neighbours, as rows of all views
     lateral: Tensor  # [R, F, h, w] for the dense heads
     log_depth: Tensor  # [B, V, H, W] first estimate of log z-depth, in the units of the cameras
     relative: RelativeCameras  # the projections for cross-view attention
@@ -188,6 +190,7 @@ class MatchingCue(nn.Module):
         bias = rearrange(bias, "(b v) c h w -> b v (h w) c", v=views)
         return Cue(
             patch_bias=bias + self.rays_to_patch(rays),
+            source=source,
             lateral=self.to_lateral(fine_features),
             log_depth=log_depth.view(batch, views, height, width),
             relative=relative,

@@ -148,8 +148,9 @@ class DualDPT(Pyramid):
             levels = self.levels([self.norm(t) for t in tokens], size, lateral)
             x = resample(self.scratch.output_conv1(self.fuse(levels)), size)
             log, confidence = self.scratch.output_conv2(add_position(x, size)).float().unbind(1)
-            # A factor beyond e is a spike: it comes from positions rarely seen in training, not from the picture.
-            log = log if log_depth is None else log_depth + torch.tanh(log)
+            # A factor beyond 4.8 is a spike, not from the picture. No tanh: its gradient ends so early that training
+            # could not take back spikes that it had made along the borders.
+            log = log if log_depth is None else log_depth + torch.atan(log)
             maps = [log.exp(), confidence.exp() + 1]
             if rays:
                 x = self.scratch.output_conv1_aux[-1](self.fuse(levels, "_aux"))
@@ -208,9 +209,10 @@ def add_position(x: Tensor, image_size: tuple[int, int]) -> Tensor:
     """A map [R, C, h, w] with the position of its pixels added, in place: `x` must be fresh."""
     channels, height, width = x.shape[1:]
     columns, rows = uv_encoding(height, width, channels, image_size, x.device)
-    x.narrow(1, 0, channels // 2).add_(columns)
-    x.narrow(1, channels // 2, channels // 2).add_(rows)
-    return x
+    position = torch.cat([columns.expand(-1, height, -1), rows.expand(-1, -1, width)])[None]
+    # In the layout of x: the CPU takes several times as long to add maps whose layouts differ.
+    layout = torch.channels_last if x.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
+    return x.add_(position.contiguous(memory_format=layout))
 
 
 def in_chunks(run: Callable[..., list[Tensor]], *inputs: Tensor | None) -> list[Tensor]:

@@ -11,6 +11,7 @@ from geometry.backbone import Backbone
 from geometry.camera_heads import CameraDecoder, CameraEncoder, decode_cameras
 from geometry.cameras import Cameras
 from geometry.dpt import DualDPT
+from geometry.pixel_sweep import pixel_sweep
 from geometry.precision import in_float32, of_heads
 from geometry.presets import PATCH, NetworkConfig
 from geometry.reference_view import check_strategy
@@ -154,6 +155,9 @@ class GeometryNetwork(nn.Module):
             maps = self.head(
                 features.patches, features.size, lateral=features.lateral, log_depth=features.log_depth, rays=rays
             )
+        if features.cue is not None:
+            planes = self.config.cue.pixel_planes
+            maps = (pixel_sweep(maps[0], features.images, features.cameras, features.cue.source, planes), *maps[1:])
         if features.cameras is not None and self.config.cameras_given == "given":
             return Geometry(*maps, features.cameras)
         return Geometry(*maps, self.predict_cameras(features))

@@ -74,13 +74,14 @@ class GaussianHeadConfig:
     rgb_residual: bool = False  # the pixel's colour is added to SH band 0
     token_norm: bool = False  # LayerNorm on the patch features, as the depth head has it; the published head does not
     reprojection: int = 0  # neighbours in which each pixel is looked up, to see whether they agree (`nano`), or none
-    correction: bool = False  # Gaussians are corrected by what their pictures of the inputs lack (`nano`)
+    looks: int = 0  # at its own pictures of the inputs, after each of which Gaussians are corrected (`nano`)
 
     def __post_init__(self):
         check_pyramid("gs", self.features, self.out_channels)
         if self.sh_degree not in (0, 1, 2):
             raise ValueError(f"gs.sh_degree must be 0, 1 or 2, got {self.sh_degree}")
         check_range("gs.reprojection", self.reprojection, 0, 64)
+        check_range("gs.looks", self.looks, 0, 16)
 
     @property
     def sh_bases(self) -> int:
@@ -193,7 +194,7 @@ ANY_VIEW: dict[str, NetworkConfig] = {
             rgb_residual=True,
             token_norm=True,
             reprojection=3,
-            correction=True,
+            looks=2,
         ),
         cue=CueConfig(),
         cameras_given="given",

@@ -81,8 +81,7 @@ def adapt(
 
         sh = (sh @ _harmonics_matrix(rotation, config.sh_degree)).unflatten(-1, (config.sh_bases, 3))
         if config.rgb_residual:
-            color = (images.float().flatten(3).transpose(2, 3) - 0.5) / C0
-            sh = torch.cat([sh[..., :1, :] + color[..., None, :], sh[..., 1:, :]], -2)
+            sh[..., 0, :] += (images.float().flatten(3).transpose(2, 3) - 0.5) / C0
         return Gaussians(
             means=(centers[:, :, None] + directions * z).flatten(1, 2),
             scales=(scales * z * footprint).flatten(1, 2),

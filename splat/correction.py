@@ -50,9 +50,10 @@ class Correction(nn.Module):
         logit = torch.logit(opacity.float(), 1e-4)
         state = torch.cat([raw, logit[..., None]], -1).flatten(0, 1).permute(0, 3, 1, 2)
         errors, rest = seen.split((ERRORS, SEEN - ERRORS), 2)
-        # Errors are hundredths; a layer learns slowly from inputs so small.
-        seen = torch.cat([10 * errors, rest], 2)
-        x = F.relu(self.state(state) + self.seen(seen.flatten(0, 1)), inplace=True)
+        # Errors are hundredths, and a layer learns slowly from inputs so small: they count ten times.
+        weight = torch.cat([10 * self.seen.weight[:, :ERRORS], self.seen.weight[:, ERRORS:]], 1)
+        x = self.state(state) + F.conv2d(seen.flatten(0, 1), weight, self.seen.bias, padding=1)
+        x = F.relu(x, inplace=True)
         change = self.change(self.mix(x)).float().permute(0, 2, 3, 1).unflatten(0, views)
         lack = (errors[:, :, :3] / C0).permute(0, 1, 3, 4, 2)
         bases = (raw.shape[-1] - 10) // 3
@@ -77,18 +78,22 @@ def look_back(gaussians: Gaussians, images: Tensor, cameras: Cameras) -> Tensor:
         by_both = torch.stack([seen.by_opacity, seen.by_size], -1)
         # Per pixel and error they are of one size in all scenes, a tenth for a clear case.
         by_both = torch.tanh(10 * by_both / ((seen.share + 0.1) * (seen.size + 0.01))[..., None])
-        of_splats = torch.cat([lack, seen.size[..., None], by_both, seen.share.log1p()[..., None]], -1)
-        of_splats = of_splats.unflatten(1, images.shape[1:2] + images.shape[3:]).movedim(-1, 2)
-        lack_and_size, rest = of_splats.split((4, 3), 2)
-        images = images.float()
-        error = images - seen.color.movedim(-1, 2)
-        return torch.cat([lack_and_size, error, rest, images - 0.5, seen.alpha[:, :, None]], 2)
+        pixels = images.float().movedim(2, -1)
+        lack, size, by_both, share = (
+            part.unflatten(1, pixels.shape[1:4])
+            for part in (lack, seen.size[..., None], by_both, seen.share.log1p()[..., None])
+        )
+        parts = [lack, size, pixels - seen.color, by_both, share, pixels - 0.5, seen.alpha[..., None]]
+        return torch.cat(parts, -1).movedim(-1, 2)  # so channels lie last in memory, as convolutions on the CPU like it
 
 
 def more_detail(lack: Tensor) -> Tensor:
     """What is missing [..., H, W, 3] with its detail of a pixel or two raised, as filtered back projection does."""
-    x = lack.movedim(-1, -3)
-    flat = F.pad(x.reshape(-1, 1, *x.shape[-2:]), (1, 1, 1, 1), mode="replicate")
-    # Two means over 2x2 pixels are a blur of 0.7 px, about that of a small splat on the screen.
-    blurred = F.avg_pool2d(F.avg_pool2d(flat, 2, stride=1), 2, stride=1)
-    return lack + DETAIL * (lack - blurred.view(x.shape).movedim(-3, -1))
+    blurred = lack
+    for axis in (-3, -2):
+        # Weights of 1, 2, 1 are a blur of 0.7 px, about that of a small splat on the screen.
+        end = blurred.shape[axis] - 1
+        before = torch.cat([blurred.narrow(axis, 0, 1), blurred.narrow(axis, 0, end)], axis)
+        after = torch.cat([blurred.narrow(axis, 1, end), blurred.narrow(axis, end, 1)], axis)
+        blurred = 0.25 * (before + after) + 0.5 * blurred
+    return (1 + DETAIL) * lack - DETAIL * blurred

@@ -30,7 +30,7 @@ class GaussianHead(Pyramid):
             nn.GELU(),
         )
         self.agreement = ViewAgreement(features // 2) if config.reprojection else None
-        self.correction = Correction(config.channels + 1) if config.correction else None
+        self.correction = Correction(config.channels + 1) if config.looks else None
         if config.convention == "exact":
             self.start_as_plain_splats(config)
 
@@ -64,9 +64,9 @@ class GaussianHead(Pyramid):
                 self.scratch.output_conv1(self.fuse(self.levels([self.norm(t) for t in tokens], size, lateral))), size
             )
             # Full-size maps of few channels: on the CPU convolutions take half as long with channels last.
-            x = x + self.images_merger(images.contiguous(memory_format=torch.channels_last))
+            x += self.images_merger(images.contiguous(memory_format=torch.channels_last))
             if reprojected is not None:
-                x = x + self.agreement(reprojected)
+                x += self.agreement(reprojected)
             x = self.scratch.output_conv2(add_position(x, size))
             x = x.float().permute(0, 2, 3, 1)
             return [x[..., :-1], torch.sigmoid(x[..., -1])]

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -71,14 +71,6 @@ def from_pretrained(source: str | Path) -> GaussianModel | NestedModel | Monocul
     return Pretrained.from_pretrained(source)
 
 
-class Draft(NamedTuple):
-    """What the Gaussian head says: raw values [B, V, H, W, C] (see `splat.adapter`), opacity [B, V, H, W]."""
-
-    raw: Tensor
-    opacity: Tensor
-    gaussians: Gaussians  # [B, V*H*W] of these
-
-
 class GaussianModel(Pretrained, GeometryNetwork):
     """`GeometryNetwork` that also makes Gaussians, where its configuration has a Gaussian head.
 
@@ -109,10 +101,10 @@ class GaussianModel(Pretrained, GeometryNetwork):
 
     def gaussians(self, features: Features, geometry: Geometry) -> Gaussians:
         """Gaussians [B, V*H*W] of what `encode` and `decode` gave. ValueError if the network has no Gaussian head."""
-        return self.corrected(self.draft(features, geometry), features, geometry)
+        return self.stages(features, geometry)[-1]
 
-    def draft(self, features: Features, geometry: Geometry) -> Draft:
-        """What the Gaussian head says before it has seen its own pictures; raises as `gaussians`."""
+    def stages(self, features: Features, geometry: Geometry) -> list[Gaussians]:
+        """What the Gaussian head makes, then what each look at its pictures makes of that; raises as `gaussians`."""
         if self.gs_head is None:
             raise ValueError(
                 f"{self.config.name!r} has no Gaussian head, it gives geometry only; for Gaussians take nano or giant"
@@ -126,16 +118,13 @@ class GaussianModel(Pretrained, GeometryNetwork):
             raw, opacity = self.gs_head(
                 features.patches, normalize_images(images), lateral=features.lateral, reprojected=reprojected
             )
-        return Draft(raw, opacity, self._adapt(raw, opacity, features, geometry))
-
-    def corrected(self, draft: Draft, features: Features, geometry: Geometry) -> Gaussians:
-        """The Gaussians of a draft after a look at their pictures of the inputs, where the network takes one."""
-        if self.gs_head.correction is None:
-            return draft.gaussians
-        seen = look_back(draft.gaussians, features.images, geometry.cameras)
-        with of_heads(features.images, self.config.precision):
-            raw, opacity = self.gs_head.correction(draft.raw, draft.opacity, seen)
-        return self._adapt(raw, opacity, features, geometry)
+        stages = [self._adapt(raw, opacity, features, geometry)]
+        for _ in range(config.looks):
+            seen = look_back(stages[-1], images, geometry.cameras)
+            with of_heads(images, self.config.precision):
+                raw, opacity = self.gs_head.correction(raw, opacity, seen)
+            stages.append(self._adapt(raw, opacity, features, geometry))
+        return stages
 
     def _adapt(self, raw: Tensor, opacity: Tensor, features: Features, geometry: Geometry) -> Gaussians:
         options = {"given": features.cameras, "images": features.images}

@@ -20,7 +20,7 @@ from train.batch import Shape
 from train.config import LossWeights
 from train.objective import Forward, Objective, draw, into_network
 
-NETWORK = dataclasses.replace(TINY, gs=dataclasses.replace(TINY.gs, correction=True))
+NETWORK = dataclasses.replace(TINY, gs=dataclasses.replace(TINY.gs, looks=2))
 
 
 def sums_by_gradient(gaussians: Gaussians, cameras: Cameras, images: torch.Tensor) -> torch.Tensor:
@@ -176,35 +176,37 @@ def test_the_model_corrects_what_its_head_made(scene):
     model = GaussianModel(NETWORK).eval()
     with torch.no_grad():
         geometry, corrected = model(images, cameras)
-        features = model.encode(images, cameras)
-        model.gs_head.correction, kept = None, model.gs_head.correction
-        plain = model.gaussians(features, geometry)
-        model.gs_head.correction = kept
-    assert not corrected.sh.equal(plain.sh) and corrected.means.equal(plain.means)
-    pictures = [render(g, cameras, near=0.1).color.movedim(-1, -3)[0] for g in (plain, corrected)]
-    assert psnr(pictures[1], images[0]) > psnr(pictures[0], images[0])
+        stages = model.stages(model.encode(images, cameras), geometry)
+    assert len(stages) == 3 and corrected.sh.equal(stages[2].sh)
+    pictures = [render(g, cameras, near=0.1).color.movedim(-1, -3)[0] for g in stages]
+    draft, once, twice = (psnr(picture, images[0]) for picture in pictures)
+    assert draft + 0.1 < once and once + 0.01 < twice, (draft, once, twice)
 
 
-def test_training_asks_for_good_pictures_before_the_correction_too():
+def test_training_asks_for_good_pictures_before_each_look():
     torch.manual_seed(0)
     forward, batch = Forward(GaussianModel(NETWORK), bf16=False), Planes().batch(0, Shape(1, 3, 2, (28, 42)))
     only = LossWeights(depth=0, cue=0, gaussian_depth=0, psnr=0.3, draft=0)
-    with_draft, scalars = Objective(NETWORK, dataclasses.replace(only, draft=0.5))(forward, batch, True, True)
+    with_drafts, scalars = Objective(NETWORK, dataclasses.replace(only, draft=0.5))(forward, batch, True, True)
     objective = Objective(NETWORK, only)
     without, few = objective(forward, batch, True, True)
     cameras, _ = into_network(NETWORK, batch, True)
     prediction = forward(batch.images[:, :3], cameras[:, :3])
-    before = prediction._replace(gaussians=prediction.draft)
-    pictures = draw(NETWORK, before, cameras[:, :3], cameras[:, 3:])
-    value, seen = objective.picture_loss(pictures, batch.images[:, 3:].flatten(0, 1))
-    torch.testing.assert_close(with_draft - without, 0.5 * value)
-    torch.testing.assert_close(scalars["draft_psnr"], seen["psnr"].detach())
-    assert scalars["draft_psnr"] < scalars["psnr"] and "draft_psnr" not in few
+    values = []
+    for looks, draft in enumerate(prediction.drafts):
+        pictures = draw(NETWORK, prediction._replace(gaussians=draft), cameras[:, :3], cameras[:, 3:])
+        value, seen = objective.picture_loss(pictures, batch.images[:, 3:].flatten(0, 1))
+        torch.testing.assert_close(scalars[f"psnr_after_{looks}_looks"], seen["psnr"].detach())
+        values.append(value)
+    assert len(values) == 2
+    torch.testing.assert_close(with_drafts - without, 0.5 * sum(values))
+    assert scalars["psnr_after_0_looks"] != scalars["psnr_after_1_looks"] != scalars["psnr"]
+    assert "psnr_after_0_looks" not in few
 
 
-def test_a_network_without_correction_has_no_draft():
+def test_a_network_that_takes_no_look_has_no_drafts():
     forward, batch = Forward(GaussianModel(TINY), bf16=False), Planes().batch(0, Shape(1, 3, 1, (28, 42)))
     cameras, _ = into_network(TINY, batch, True)
-    assert forward(batch.images[:, :3], cameras[:, :3]).draft is None
+    assert forward(batch.images[:, :3], cameras[:, :3]).drafts == ()
     _, scalars = Objective(TINY, LossWeights())(forward, batch, True, True)
-    assert "draft_psnr" not in scalars and scalars["psnr"] > 0
+    assert "psnr_after_0_looks" not in scalars and scalars["psnr"] > 0

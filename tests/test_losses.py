@@ -59,6 +59,7 @@ def cue(depth, logits=None, candidates=None, scores=None):
     candidates = depth[0, :, None].log() if candidates is None else candidates
     return Cue(
         patch_bias=None,
+        source=None,
         lateral=None,
         log_depth=depth.log(),
         relative=None,

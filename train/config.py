@@ -23,7 +23,7 @@ class LossWeights:
     ssim: float = 0.75  # 1 - SSIM on target views
     perceptual: float = 0.0  # LPIPS on target views; needs lpips_weights
     gaussian_depth: float = 0.1  # depth of the Gaussians themselves
-    draft: float = 0.5  # mse, psnr, ssim and perceptual once more, this much, on Gaussians before their correction
+    draft: float = 0.3  # mse, psnr, ssim and perceptual once more, this much, on the Gaussians before each look
     opacity: float = 0.0  # mean opacity
     scale: float = 0.0  # mean size of a Gaussian as an angle
 

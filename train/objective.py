@@ -35,7 +35,7 @@ class Prediction(NamedTuple):
     features: Features | None = None
     geometry: Geometry | None = None
     gaussians: Gaussians | None = None
-    draft: Gaussians | None = None  # these before their correction, where the network makes one
+    drafts: tuple[Gaussians, ...] = ()  # these before each look at their pictures, where the network takes any
 
 
 class Forward(nn.Module):
@@ -62,10 +62,8 @@ class Forward(nn.Module):
             geometry = self.model.decode(features, rays=rays)
             if not gaussians:
                 return Prediction(features.cue, features, geometry)
-            draft = self.model.draft(features, geometry)
-            made = self.model.corrected(draft, features, geometry)
-            before = None if made is draft.gaussians else draft.gaussians
-            return Prediction(features.cue, features, geometry, made, before)
+            *drafts, made = self.model.stages(features, geometry)
+            return Prediction(features.cue, features, geometry, made, tuple(drafts))
 
 
 def autocast(like: Tensor, bf16: bool) -> AbstractContextManager:
@@ -122,12 +120,12 @@ class Objective:
         if joint:
             target = batch.images[:, n:].flatten(0, 1)
             add(1, self.picture_loss(draw(self.network, prediction, inputs, cameras[:, n:]), target))
-            if weights.draft > 0 and prediction.draft is not None:
-                # The correction has no gradient back to what it saw. With nothing to ask for good pictures before it,
-                # splats grow into blobs, whose colours it then has to sharpen (docs/nano.md).
-                before = prediction._replace(gaussians=prediction.draft)
+            for looks, draft in enumerate(prediction.drafts if weights.draft > 0 else ()):
+                # A look has no gradient back to what was seen. With nothing to ask for good pictures before it, splats
+                # grow into blobs, whose colours it then has to sharpen (docs/nano.md).
+                before = prediction._replace(gaussians=draft)
                 value, seen = self.picture_loss(draw(self.network, before, inputs, cameras[:, n:]), target)
-                add(weights.draft, (value, {"draft_psnr": seen["psnr"]}))
+                add(weights.draft, (value, {f"psnr_after_{looks}_looks": seen["psnr"]}))
             if depth is not None and weights.gaussian_depth > 0:
                 term = losses.gaussian_depth_loss(prediction.gaussians, inputs, depth[:, :n], known)
                 add(weights.gaussian_depth, term)
