@@ -136,6 +136,7 @@ def short_name(options: Options) -> str:
     """The method as part of a folder's name."""
     if options.method in ("ours", "ffgs"):
         name = Path(options.weights).stem or options.method
+        name += "" if options.cameras_from == "decoder" else f"-{options.cameras_from}"
         return f"{name}-refine{options.refine}" if options.refine else name
     return options.method
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 
 from geometry.images import read_image, resize_array
-from geometry.pose_check import epipolar_distance, matched_pairs, rays_of
+from geometry.matches import match_photos
+from geometry.pose_check import epipolar_distance, rays_of
 
 LONG_SIDE = 960  # of the photos that are matched
 GROUPS, NEIGHBOURS = 5, 4  # groups of photos that follow each other, spread over the scene
@@ -33,10 +35,10 @@ def focal_over_width(photos: Sequence[Path], w2c: np.ndarray) -> float | None:
             continue
         height, width = images[0].shape[:2]
         center = np.array([width / 2, height / 2])
-        for i, j, pixels_i, pixels_j in matched_pairs(np.stack(images)):
-            relative = _relative(w2c[views[i]], w2c[views[j]])
+        for pair in match_photos(images, combinations(range(len(images)), 2)):
+            relative = _relative(*(w2c[views[k]] for k in pair.views))
             if np.linalg.norm(relative[:3, 3]) > 0:
-                matches.append((relative, (pixels_i - center) / width, (pixels_j - center) / width))
+                matches.append((relative, *(pair.pixels - center) / width))
     if sum(len(pixels) for _, pixels, _ in matches) < MIN_MATCHES:
         return None
     step = 1.02

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from geometry.cameras import Cameras
 from geometry.images import to_uint8
+from geometry.matches import MatchedPair, match_photos
 from geometry.scene import SparsePoints
 
 FLIP = np.diag([1.0, -1.0, -1.0, 1.0])  # between OpenCV and OpenGL camera axes
 MAX_PAIRS = 20
 GAPS = (1, 2, 4)  # between the views of a pair, in the order given: near ones match, wide ones discriminate
-MIN_MATCHES = 20  # of a pair, after the epipolar filter
 MIN_EVIDENCE = 60  # matches or observations in all
 FITS = 0.5  # share of the evidence that a right hypothesis explains; noise alone explains a few percent
 BETTER = 0.2  # by how much another hypothesis must beat the poses as given
@@ -59,9 +59,9 @@ def check_poses(images: Tensor, cameras: Cameras, points: SparsePoints | None = 
         scores = {name: _seen(points, w, K, cameras.size) for name, w in _hypotheses(w2c).items()}
         evidence = sum(len(seen) for seen in points.visible)
     else:
-        pairs = matched_pairs(to_uint8(images))
+        pairs = match_photos(to_uint8(images), _pairs(len(images)))
         scores = {name: _consistent(pairs, w, K, max(cameras.size)) for name, w in _hypotheses(w2c).items()}
-        evidence = sum(len(a) for _, _, a, _ in pairs)
+        evidence = sum(pair.pixels.shape[1] for pair in pairs)
     verdict = _decide(scores, evidence)
     best = f" ({scores[verdict]:.0%} of {evidence} observations agree)" if verdict in scores else ""
     return PoseReport(verdict, MESSAGES[verdict] + best, scores, evidence)
@@ -96,15 +96,16 @@ def _seen(points: SparsePoints, w2c: np.ndarray, K: np.ndarray, size: tuple[int,
     return hits / max(total, 1)
 
 
-def _consistent(pairs: list, w2c: np.ndarray, K: np.ndarray, long_side: int) -> float:
+def _consistent(pairs: list[MatchedPair], w2c: np.ndarray, K: np.ndarray, long_side: int) -> float:
     """Share of the matches that keep the epipolar line and lie in front of both cameras, mean over TOLERANCES."""
     hits, total = 0.0, 0
-    baselines = [np.linalg.norm((w2c[j] @ np.linalg.inv(w2c[i]))[:3, 3]) for i, j, _, _ in pairs]
-    for (i, j, pixels_i, pixels_j), baseline in zip(pairs, baselines):
+    motions = [w2c[pair.views[1]] @ np.linalg.inv(w2c[pair.views[0]]) for pair in pairs]
+    baselines = [np.linalg.norm(motion[:3, 3]) for motion in motions]
+    for pair, relative, baseline in zip(pairs, motions, baselines):
+        (i, j), (pixels_i, pixels_j) = pair.views, pair.pixels
         total += len(pixels_i)
         if baseline <= 1e-6 * max(baselines):
             continue  # a pure rotation has no epipolar lines
-        relative = w2c[j] @ np.linalg.inv(w2c[i])
         rays_i, rays_j = rays_of(pixels_i, K[i]), rays_of(pixels_j, K[j])
         distance = epipolar_distance(rays_i, rays_j, relative, K[i], K[j]) / long_side
         near = np.mean([distance < tolerance for tolerance in TOLERANCES], axis=0)
@@ -137,40 +138,6 @@ def _in_front(rays_i: np.ndarray, rays_j: np.ndarray, relative: np.ndarray) -> n
 def rays_of(pixels: np.ndarray, K: np.ndarray) -> np.ndarray:
     """[N, 3] with z = 1 from pixels [N, 2]."""
     return np.concatenate([pixels, np.ones((len(pixels), 1))], 1) @ np.linalg.inv(K).T
-
-
-def matched_pairs(images: np.ndarray) -> list[tuple[int, int, np.ndarray, np.ndarray]]:
-    """(i, j, pixels_i [N, 2], pixels_j [N, 2]) of pairs with enough matches that some fundamental matrix explains."""
-    import cv2
-
-    sift, matcher = cv2.SIFT_create(nfeatures=2000), cv2.BFMatcher(cv2.NORM_L2)
-    features = {}
-
-    def feature(view: int):
-        if view not in features:
-            keypoints, descriptors = sift.detectAndCompute(cv2.cvtColor(images[view], cv2.COLOR_RGB2GRAY), None)
-            pixels = np.array([k.pt for k in keypoints]).reshape(-1, 2) + 0.5
-            if descriptors is not None:  # RootSIFT: the square root tells descriptors apart better
-                descriptors = np.sqrt(descriptors / np.maximum(descriptors.sum(1, keepdims=True), 1e-6))
-            features[view] = (pixels, descriptors)
-        return features[view]
-
-    found = []
-    for i, j in _pairs(len(images)):
-        (pixels_i, desc_i), (pixels_j, desc_j) = feature(i), feature(j)
-        if min(len(pixels_i), len(pixels_j)) < MIN_MATCHES:
-            continue
-        nearest = matcher.knnMatch(desc_i, desc_j, k=2)
-        kept = [(m.queryIdx, m.trainIdx) for m, n in nearest if m.distance < 0.8 * n.distance]
-        if len(kept) < MIN_MATCHES:
-            continue
-        matched = np.array(kept)
-        a, b = pixels_i[matched[:, 0]], pixels_j[matched[:, 1]]
-        _, inliers = cv2.findFundamentalMat(a, b, cv2.USAC_MAGSAC, 1.5, 0.999, 5000)
-        if inliers is not None and inliers.sum() >= MIN_MATCHES:
-            mask = inliers[:, 0].astype(bool)
-            found.append((i, j, a[mask], b[mask]))
-    return found
 
 
 def _pairs(count: int) -> list[tuple[int, int]]:

@@ -26,7 +26,7 @@ from geometry.view_selection import farthest_points, pose_distance
 from splat.gaussians import Gaussians
 from splat.metrics import psnr
 from splat.model import GaussianModel, MonocularModel, NestedModel, from_pretrained
-from splat.predict import estimate_bytes
+from splat.predict import CamerasFrom, estimate_bytes
 from splat.reconstruct import Reconstruction
 from splat.reconstruct import reconstruct as reconstruct_views
 from splat.refine import refine as refine_gaussians
@@ -47,7 +47,7 @@ def reconstruct(
     report: Callable[[str], None] = lambda line: None,
     *,
     size_rule: SizeRule | None = None,
-    cameras_from: Literal["decoder", "rays"] = "decoder",
+    cameras_from: Literal["auto"] | CamerasFrom = "auto",
     reference_view: str = "saddle_balanced",
     mode: Precision | None = None,
     refine: int = 0,
@@ -57,12 +57,14 @@ def reconstruct(
     `views` is how many to use, spread over the scene (default: all, at most 12), or which, as indices. `size` is the
     long side in pixels that the network sees; photos are cut to the aspect that most have, or brought to size by a
     published `size_rule` (`geometry.preprocess`). `device` is "auto" (the GPU, if there is one), "cpu", "cuda" or
-    "cuda:1". `cameras_from`, `reference_view` and `mode` are for `splat.predict.predict`. `refine` is how many steps on
-    the photos follow (`splat.refine`). Progress and notes go to `report`, a line each.
+    "cuda:1". `reference_view` and `mode` are for `splat.predict.predict`. `refine` is how many steps on the photos
+    follow (`splat.refine`). Progress and notes go to `report`, a line each.
 
-    A network that needs poses gets them from structure from motion where the scene has none; if that fails, the network
-    predicts them. Known intrinsics without poses are used; a monocular network takes the focal length from EXIF where
-    nothing else tells it. Raises ValueError, OSError, ImportError, or MemoryError.
+    `cameras_from` says how a scene without poses gets them; "decoder", "rays" and "matches" are those of `predict`.
+    "auto" is the decoder for networks that predict cameras well, and for one with a matching cue, nano, structure from
+    motion; where that finds none, or pycolmap is not installed, "matches". Known intrinsics without poses are used;
+    focal lengths come from EXIF where nothing else tells them to a monocular network or to the matching. Raises
+    ValueError, OSError, ImportError, or MemoryError.
     """
     if not isinstance(scene, Scene):
         scene = open_scene(scene)
@@ -80,12 +82,15 @@ def reconstruct(
     model = from_pretrained(weights)
     notes: list[str] = []
     poses_given = scene.w2c is not None
-    if isinstance(model, MonocularModel):
+    if cameras_from == "auto":
+        cameras_from = "decoder"
+        if not poses_given and _needs_poses(model) and len(scene) > 1:
+            scene, note = _find_poses(scene, views, report)
+            notes.append(note)
+            views = None if views is None else min(views, len(scene))
+            cameras_from = "matches"
+    if isinstance(model, MonocularModel) or (cameras_from == "matches" and scene.w2c is None):
         scene = _with_focal(scene)
-    elif not poses_given and _needs_poses(model) and len(scene) > 1:
-        scene, note = _find_poses(scene, views, report)
-        notes.append(note)
-        views = None if views is None else min(views, len(scene))
     indices = choose_views(scene, views)
     if len(indices) < len(scene):
         report(f"using {len(indices)} of {len(scene)} views (--views chooses how many)")
@@ -201,7 +206,7 @@ def _find_poses(scene: Scene, views: int | None, report: Callable[[str], None]) 
     try:
         posed = reconstruct_poses(photos, progress=sys.stderr.isatty())
     except (PosesNotFound, ImportError) as error:
-        note = f"no poses found ({error}); the network predicts them instead, expect less"
+        note = f"no poses found ({error}); matches between the photos at the network's size must do, expect less"
         report(note)
         return scene, note
     note = f"poses of {len(posed)} of {len(photos)} photos found; scale and orientation of the world are arbitrary"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, field, fields, replace
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from geometry.alignment import Similarity, align_cameras
 from geometry.camera_heads import normalize_cameras
 from geometry.cameras import Cameras, relative_to_first, validate
 from geometry.cue import baseline_unit
+from geometry.match_cameras import cameras_from_matches
 from geometry.metric import metric_depth, scale_note
 from geometry.network import Geometry
 from geometry.normalize import rescale
@@ -26,6 +27,7 @@ from splat.model import GaussianModel, MonocularModel, NestedModel
 
 Output = Literal["depth", "cameras", "gaussians"]
 Model = GaussianModel | NestedModel | MonocularModel
+CamerasFrom = Literal["decoder", "rays", "matches"]
 
 # Peak of the forward beside the weights, per pixel of all views: nano takes 0.7 to 1 kB (CPU, 4 and 8 views of 252 and
 # 504 pixels), wider networks take more.
@@ -63,7 +65,7 @@ def predict(
     *,
     K: Tensor | None = None,
     frame: Literal["given", "network"] = "given",
-    cameras_from: Literal["decoder", "rays"] = "decoder",
+    cameras_from: CamerasFrom = "decoder",
     reference_view: str = "saddle_balanced",
     export_layers: tuple[int, ...] = (),
     mode: Precision | None = None,
@@ -73,9 +75,11 @@ def predict(
     `cameras` [V] are known cameras, or None to have them predicted. Intrinsics `K` [V, 3, 3] without poses are used as
     they are: as a known camera for one view, in place of the predicted ones for more. `frame` "network" leaves all in
     the network's own world and unit, cameras as it sees them. `cameras_from` "rays" takes predicted cameras from the
-    ray maps, with their principal points, in place of the camera decoder's. `reference_view` is the published rule by
-    which the network chooses its world (`geometry.reference_view`), `export_layers` are blocks whose patch tokens are
-    wanted, `mode` is "float32" or "bfloat16" (default: bfloat16 on CUDA, see `geometry.precision`).
+    ray maps, with their principal points, in place of the camera decoder's; "matches" brings the decoder's to where
+    SIFT matches between the images meet (`geometry.match_cameras`) and runs the network once more, with these for
+    given; a note says how many views that placed. `reference_view` is the published rule by which the network chooses
+    its world (`geometry.reference_view`), `export_layers` are blocks whose patch tokens are wanted, `mode` is "float32"
+    or "bfloat16" (default: bfloat16 on CUDA, see `geometry.precision`).
 
     A network without a Gaussian head gives splats made of its depth, which a note says. Where it predicts cameras even
     though some are given, its world is brought to theirs by the similarity of `geometry.alignment.align_cameras`: that
@@ -86,6 +90,11 @@ def predict(
     device = next(model.parameters()).device
     images = images.to(device, torch.float32)
     size = tuple(images.shape[-2:])
+    if cameras_from == "matches":
+        options = {"frame": frame, "reference_view": reference_view, "export_layers": export_layers, "mode": mode}
+        if cameras is None and len(images) > 1:
+            return _with_matched_cameras(images, K, model, outputs, options)
+        return predict(images, cameras, model, outputs, K=K, **options)
     if K is not None:
         K = K.to(device, torch.float32)
         if len(images) == 1:
@@ -111,6 +120,23 @@ def estimate_bytes(model: Model, views: int, size: tuple[int, int]) -> int:
     """Memory that `predict` needs at its peak, roughly, weights included."""
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
     return weights + views * size[0] * size[1] * _BYTES_PER_PIXEL
+
+
+def _with_matched_cameras(images: Tensor, K: Tensor | None, model: Model, outputs, options) -> Prediction:
+    """What the network sees when its own cameras, brought to where matches between the images meet, are given to it."""
+    guess = predict(images, None, model, ("depth", "cameras"), K=K, mode=options["mode"])
+    matched = cameras_from_matches(images, guess.cameras, guess.depth, focal_known=K is not None)
+    if matched is None:
+        seen = predict(images, None, model, outputs, K=K, **options)
+        note = "too few keypoints match between the images to place them; cameras are the network's guess, expect less"
+    else:
+        cameras = relative_to_first(matched.cameras).to("cpu", torch.float32)
+        seen = predict(images, cameras, model, outputs, **options)
+        note = f"matches between the images place {len(matched.placed)} of {len(images)} views ({matched.error:.2f} px)"
+        if len(matched.placed) < len(images):
+            alone = ", ".join(str(i) for i in range(len(images)) if i not in matched.placed)
+            note += f"; where view {alone} stands (counted from 0) is the network's guess, expect less there"
+    return replace(seen, notes=(note, *seen.notes))
 
 
 class _World:
@@ -271,7 +297,7 @@ def _check(images: Tensor, cameras: Cameras | None, K: Tensor | None, outputs, f
     for name, value, known in (
         *(("outputs", output, ("depth", "cameras", "gaussians")) for output in outputs),
         ("frame", frame, ("given", "network")),
-        ("cameras_from", cameras_from, ("decoder", "rays")),
+        ("cameras_from", cameras_from, get_args(CamerasFrom)),
     ):
         if value not in known:
             raise ValueError(f"{name} can be {', '.join(known)}, not {value!r}")

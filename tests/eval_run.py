@@ -36,7 +36,8 @@ def write_scenes(root: Path, names: tuple[str, ...], views: int = 15) -> None:
 
 
 def arguments(root: Path, out: Path, method: str = "nearest", **changes) -> run.Args:
-    options = Options(method=method, **{k: changes.pop(k) for k in ("weights", "refine", "seconds") if k in changes})
+    of_method = changes.keys() & {"weights", "refine", "cameras_from", "seconds"}
+    options = Options(method=method, **{name: changes.pop(name) for name in of_method})
     return dataclasses.replace(run.Args("folder"), root=root, out=out, what=options, device="cpu", **changes)
 
 

@@ -214,6 +214,10 @@ def test_our_network_with_poses_and_without(root, tmp_path):
     assert len(result_of(tmp_path / "posed")["method"]["sha256"]) == 64
     assert run.main(arguments(root, tmp_path / "free", protocol="paper-aligned", **options)) == 0
     assert result_of(tmp_path / "free")["protocol"]["cameras"] == "aligned"
+    matched = tmp_path / "matched"
+    assert run.main(arguments(root, matched, protocol="paper-aligned", cameras_from="matches", **options)) == 0
+    assert result_of(matched)["method"]["cameras_from"] == "matches"
+    assert run.short_name(methods.Options(cameras_from="matches")) == "nano-matches"
 
 
 def test_our_network_is_refined_where_asked(root, tmp_path):

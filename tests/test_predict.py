@@ -146,7 +146,7 @@ def test_monocular_networks():
     [
         ({"outputs": ["pictures"]}, "not 'pictures'"),
         ({"frame": "world"}, "frame can be given, network, not 'world'"),
-        ({"cameras_from": "ray"}, "cameras_from can be decoder, rays, not 'ray'"),
+        ({"cameras_from": "ray"}, "cameras_from can be decoder, rays, matches, not 'ray'"),
         ({"K": torch.eye(3).expand(2, 3, 3)}, r"K must be \(3, 3, 3\)"),
         ({"reference_view": "best"}, "reference_view"),
         ({"mode": "float16"}, "precision must be"),

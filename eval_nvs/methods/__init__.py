@@ -15,6 +15,7 @@ from torch import Tensor
 
 from eval_nvs.protocol import Protocol
 from geometry.cameras import Cameras
+from splat.predict import CamerasFrom
 
 MODULES = {"ours": "ours", "nearest": "nearest", "gsplat": "per_scene", "ffgs": "feed_forward"}
 
@@ -27,6 +28,8 @@ class Options:
     """of ours: preset, folder, file or hub id; of ffgs: folder or hub id"""
     refine: int = 0
     """steps of splat.refine on the inputs that follow our network"""
+    cameras_from: CamerasFrom = "decoder"
+    """where our network's cameras come from under protocols that give no poses; nano's are good by matches alone"""
     seconds: float = 60.0
     """time that gsplat has for a scene"""
 

@@ -20,14 +20,14 @@ from splat.refine import refine
 class Ours:
     own_size, needs_poses = True, False
 
-    def __init__(self, model: GaussianModel | NestedModel, protocol: Protocol, refine: int, identity: dict):
-        self.model, self.protocol, self.refine, self.identity = model, protocol, refine, identity
+    def __init__(self, model: GaussianModel | NestedModel, protocol: Protocol, options: Options, identity: dict):
+        self.model, self.protocol, self.options, self.identity = model, protocol, options, identity
 
     def reconstruct(self, images: Tensor, cameras: Cameras | None, points: Tensor | None) -> Splats:
-        result = reconstruct(images, cameras, self.model)
+        result = reconstruct(images, cameras, self.model, cameras_from=self.options.cameras_from)
         gaussians = result.gaussians
-        if self.refine:
-            gaussians = refine(gaussians, result.images, result.cameras, self.refine)
+        if self.options.refine:
+            gaussians = refine(gaussians, result.images, result.cameras, self.options.refine)
         return Splats(gaussians, result.cameras, self.protocol)
 
 
@@ -45,8 +45,9 @@ def load(options: Options, protocol: Protocol, device: str) -> Ours:
         "licence": config.licence,
         "sha256": file_digest(path),
         "refine": options.refine,
+        "cameras_from": options.cameras_from,
     }
-    return Ours(model, protocol, options.refine, identity)
+    return Ours(model, protocol, options, identity)
 
 
 def file_digest(path: Path) -> str:

@@ -32,8 +32,10 @@ class Options:
     """long side in pixels at which the network sees the photos; more shows finer detail and takes more memory"""
     size_rule: SizeRule = "common"
     """how photos come to that size: common cuts them to the aspect that most have, the others are published rules"""
-    cameras_from: Literal["decoder", "rays"] = "decoder"
-    """where predicted cameras come from: the camera decoder, or the ray maps (slower; finds principal points)"""
+    cameras_from: Literal["auto", "decoder", "rays", "matches"] = "auto"
+    """where cameras come from if none are given: the network's camera decoder, its ray maps (slower; finds principal
+    points), or SIFT matches that correct the decoder's (seconds more); auto is the decoder, but for nano structure from
+    motion, and matches where that fails"""
     reference_view: ReferenceView = "saddle_balanced"
     """rule by which the network chooses the view it takes for the world, where no poses are given"""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"

@@ -1,0 +1,61 @@
+"""Keypoints that photos have in common: SIFT, matched both ways, that some fundamental matrix explains."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+MOST_KEYPOINTS = 2000  # of a photo
+CONTRAST = 0.01  # a quarter of OpenCV's: small and dim photos have too few keypoints otherwise
+RATIO = 0.85  # of the distances to the nearest and the second descriptor, at most (Lowe, 2004)
+MIN_MATCHES = 16  # of a pair
+EPIPOLAR_TOLERANCE = 1.5  # px
+
+
+@dataclass(frozen=True)
+class MatchedPair:
+    """N keypoints that two views show. Pixels have their origin in the corner of the image, as K has."""
+
+    views: tuple[int, int]
+    keypoints: np.ndarray  # [2, N] int, their numbers in the one view and the other
+    pixels: np.ndarray  # [2, N, 2]
+
+
+def match_photos(photos: Sequence[np.ndarray], pairs: Iterable[tuple[int, int]]) -> list[MatchedPair]:
+    """Those of `pairs` of `photos` (uint8 [H, W, 3] each) that match well enough to be of one scene.
+
+    A wrong match may remain where it lies near its epipolar line by chance.
+    """
+    import cv2
+
+    sift, matcher = cv2.SIFT_create(MOST_KEYPOINTS, contrastThreshold=CONTRAST), cv2.BFMatcher(cv2.NORM_L2)
+    features: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+
+    def feature(view: int) -> tuple[np.ndarray, np.ndarray]:
+        if view not in features:
+            found, descriptors = sift.detectAndCompute(cv2.cvtColor(photos[view], cv2.COLOR_RGB2GRAY), None)
+            pixels = np.array([keypoint.pt for keypoint in found]).reshape(-1, 2) + 0.5
+            if descriptors is not None:  # RootSIFT: the square root tells descriptors apart better
+                descriptors = np.sqrt(descriptors / np.maximum(descriptors.sum(1, keepdims=True), 1e-6))
+            features[view] = (pixels, descriptors)
+        return features[view]
+
+    matched = []
+    for i, j in pairs:
+        (pixels_i, descriptors_i), (pixels_j, descriptors_j) = feature(i), feature(j)
+        if min(len(pixels_i), len(pixels_j)) < MIN_MATCHES:
+            continue
+        back = {m.queryIdx: m.trainIdx for m in matcher.match(descriptors_j, descriptors_i)}
+        near = matcher.knnMatch(descriptors_i, descriptors_j, k=2)
+        kept = [m for m, second in near if m.distance < RATIO * second.distance and back[m.trainIdx] == m.queryIdx]
+        if len(kept) < MIN_MATCHES:
+            continue
+        numbers = np.array([(m.queryIdx, m.trainIdx) for m in kept]).T
+        pixels = np.stack([pixels_i[numbers[0]], pixels_j[numbers[1]]])
+        _, inliers = cv2.findFundamentalMat(*pixels, cv2.USAC_MAGSAC, EPIPOLAR_TOLERANCE, 0.999, 5000)
+        if inliers is not None and inliers.sum() >= MIN_MATCHES:
+            inlier = inliers[:, 0] > 0
+            matched.append(MatchedPair((i, j), numbers[:, inlier], pixels[:, inlier]))
+    return matched

@@ -1,0 +1,173 @@
+"""Cameras from matches: of made-up photos, from a guess that is far off."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from geometry.cameras import Cameras
+from geometry.images import to_tensor, to_uint8
+from geometry.match_cameras import _pairs, cameras_from_matches
+from geometry.matches import match_photos
+from geometry.sfm import PosesNotFound
+from splat import pipeline
+from splat.predict import predict
+from tests.synthetic_photos import arc, look_at, pinhole, render_corner
+from tests.test_bundle import turn_errors
+from tests.tiny_networks import tiny_model
+
+SIZE = (182, 252)
+FOCAL = 240.0
+UNIT = 5.0  # about how far the corner is
+
+
+def photos(w2c: np.ndarray) -> torch.Tensor:
+    return to_tensor([render_corner(w, pinhole(SIZE, FOCAL), SIZE) for w in w2c])
+
+
+def cameras(w2c: np.ndarray, focal: float = FOCAL) -> Cameras:
+    return Cameras(torch.tensor(w2c), torch.tensor(np.stack([pinhole(SIZE, focal)] * len(w2c))), SIZE)
+
+
+def guessed(views: int, focal: float = FOCAL) -> tuple[Cameras, torch.Tensor]:
+    """What a poor network says: all photos from one place, of a wall."""
+    return cameras(np.stack([np.eye(4)] * views), focal), torch.full((views, *SIZE), UNIT)
+
+
+def relative(cameras: Cameras) -> Cameras:
+    return Cameras(cameras.w2c @ torch.linalg.inv(cameras.w2c[0]), cameras.K, cameras.size)
+
+
+@pytest.fixture(scope="module")
+def scene() -> tuple[np.ndarray, torch.Tensor]:
+    w2c = arc(4, degrees=30)
+    return w2c, photos(w2c)
+
+
+def test_matches_have_the_pixels_of_the_same_points(scene):
+    w2c, images = scene
+    (pair,) = match_photos(to_uint8(images), [(0, 1)])
+    assert pair.views == (0, 1) and pair.pixels.shape == (2, pair.keypoints.shape[1], 2)
+    K = np.linalg.inv(pinhole(SIZE, FOCAL))
+    motion = w2c[1] @ np.linalg.inv(w2c[0])
+    x, y, z = motion[:3, 3]
+    essential = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]]) @ motion[:3, :3]
+    a, b = (np.c_[pixels, np.ones(len(pixels))] for pixels in pair.pixels)
+    lines = a @ (K.T @ essential @ K).T
+    distance = np.abs((b * lines).sum(1)) / np.linalg.norm(lines[:, :2], axis=1)
+    assert np.median(distance) < 0.3 and len(distance) > 100
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_cameras_from_a_poor_guess(scene, known):
+    w2c, images = scene
+    guess, depth = guessed(4, FOCAL if known else 1.5 * FOCAL)
+    found = cameras_from_matches(images, guess, depth, focal_known=known)
+    true = relative(cameras(w2c))
+    assert found.placed == (0, 1, 2, 3) and found.error < 0.5
+    assert turn_errors(found.cameras, true).max() < 0.5
+    torch.testing.assert_close(found.cameras.w2c[0], torch.eye(4).double(), rtol=0, atol=1e-9)
+    ratio = found.cameras.centers[1:].norm(dim=-1) / true.centers[1:].norm(dim=-1)
+    assert (ratio / ratio.mean() - 1).abs().max() < 0.03 and 0.5 < ratio.mean() < 2
+    if known:
+        torch.testing.assert_close(found.cameras.K, guess.K, rtol=0, atol=0)
+    else:
+        assert (found.cameras.K[:, [0, 1], [0, 1]] / FOCAL - 1).abs().max() < 0.06
+
+
+def test_the_unit_is_that_of_the_depth(scene):
+    _, images = scene
+    guess, depth = guessed(4)
+    small, large = (cameras_from_matches(images, guess, k * depth, True).cameras.centers for k in (1, 10))
+    torch.testing.assert_close(large, 10 * small, rtol=1e-3, atol=1e-3)
+
+
+def test_a_view_of_something_else_stays_where_it_was_guessed(scene):
+    w2c, images = scene
+    guess, depth = guessed(4)
+    guess.w2c[:, 0, 3] = -torch.arange(4.0).double()
+    images = torch.cat([images[:2], torch.full_like(images[:1], 0.5), images[3:]])
+    found = cameras_from_matches(images, guess, depth, True)
+    assert found.placed == (0, 1, 3)
+    kept = found.cameras.w2c @ torch.linalg.inv(found.cameras.w2c[1])
+    torch.testing.assert_close(kept[2], guess.w2c[2] @ torch.linalg.inv(guess.w2c[1]))
+    assert turn_errors(relative(found.cameras[[0, 1, 3]]), relative(cameras(w2c[[0, 1, 3]]))).max() < 0.5
+
+
+def test_nothing_to_match():
+    guess, depth = guessed(3)
+    noise = torch.rand(3, 3, *SIZE, generator=torch.Generator().manual_seed(0))
+    for images in (torch.full((3, 3, *SIZE), 0.5), noise):
+        assert cameras_from_matches(images, guess, depth) is None
+
+
+def test_a_turn_on_the_spot_does_not_break_it():
+    w2c = np.stack([look_at((0, 0, -5), (x, 0.1 * x, 0)) for x in (-0.4, 0.0, 0.4)])
+    guess, depth = guessed(3)
+    found = cameras_from_matches(photos(w2c), guess, depth, True)
+    assert found is None or turn_errors(relative(found.cameras), relative(cameras(w2c))).max() < 2
+
+
+def test_pairs_of_many_views_do_not_grow_with_the_square():
+    assert len(list(_pairs(16))) == 120
+    many = list(_pairs(100))
+    assert len(many) < 700 and {j - i for i, j in many} == {1, 2, 4, 8, 16, 32, 64}
+
+
+def test_a_network_runs_again_with_the_cameras_found(scene):
+    w2c, images = scene
+    network = tiny_model("a")
+    got = predict(images, None, network, cameras_from="matches")
+    assert "place 4 of 4 views" in got.notes[0]
+    assert turn_errors(got.cameras.to(torch.float64), relative(cameras(w2c))).max() < 3
+    given = predict(images, got.cameras, network)
+    torch.testing.assert_close(got.depth, given.depth)
+    torch.testing.assert_close(got.gaussians.means, given.gaussians.means)
+    with_K = predict(images, None, network, ("cameras",), K=cameras(w2c).K.float(), cameras_from="matches")
+    torch.testing.assert_close(with_K.cameras.K, cameras(w2c).K.float())
+
+
+def test_the_networks_own_cameras_where_matches_tell_nothing(scene):
+    w2c, images = scene
+    network = tiny_model("a")
+    blank = torch.full_like(images, 0.5)
+    got, own = (predict(blank, None, network, cameras_from=way) for way in ("matches", "decoder"))
+    assert "too few keypoints match" in got.notes[0]
+    torch.testing.assert_close(got.cameras.w2c, own.cameras.w2c)
+    torch.testing.assert_close(got.gaussians.means, own.gaussians.means)
+    known = cameras(w2c).to(torch.float32)
+    assert predict(images, known, network, cameras_from="matches").notes == ()
+    assert predict(images[:1], None, network, cameras_from="matches").notes == ()
+    images = torch.cat([images[:2], blank[:1], images[3:]])
+    assert "where view 2 stands" in predict(images, None, network, cameras_from="matches").notes[0]
+
+
+@pytest.fixture
+def folder(scene, tmp_path):
+    for i, picture in enumerate(to_uint8(scene[1])):
+        Image.fromarray(picture).save(tmp_path / f"{i}.png")
+    return tmp_path
+
+
+def test_where_structure_from_motion_fails_matches_place_the_views(scene, folder, monkeypatch):
+    def none_found(photos, progress):
+        raise PosesNotFound("no camera poses found")
+
+    monkeypatch.setattr(pipeline, "reconstruct_poses", none_found)
+    said = []
+    result = pipeline.reconstruct(folder, "nano", size=SIZE[1], report=said.append)
+    assert any("no poses found" in line for line in said) and "place 4 of 4 views" in result.notes[-1]
+    assert turn_errors(result.cameras.to(torch.float64), relative(cameras(scene[0]))).max() < 1
+
+
+def test_cameras_from_what_is_asked_for(scene, folder, monkeypatch):
+    """Neither of these looks for poses by structure from motion; EXIF tells the matching the focal length."""
+    monkeypatch.setattr(pipeline, "reconstruct_poses", None)
+    monkeypatch.setattr(pipeline, "exif_focal", lambda file: FOCAL)
+    matched = pipeline.reconstruct(folder, "nano", size=SIZE[1], cameras_from="matches")
+    assert "place 4 of 4 views" in matched.notes[0]
+    torch.testing.assert_close(matched.cameras.K, cameras(scene[0]).K.float())
+    own = pipeline.reconstruct(folder, "nano", size=SIZE[1], cameras_from="decoder")
+    assert own.notes == () and not torch.allclose(own.cameras.K, matched.cameras.K)
