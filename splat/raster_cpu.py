@@ -63,8 +63,8 @@ def back_project(
         sums = torch.zeros(*gaussians.means.shape[:-1], kernels.SUMS)
         for b, v in np.ndindex(*cameras.shape):
             camera = _camera(cameras.w2c[b, v], centers[b, v], cameras.K[b, v], cameras.size)
-            splats, bounds, first, starts, ids, tiles_x = _sorted(kernels, _scene(b, *fields), camera, near, far, False)
-            lists = (splats, bounds, starts, ids, tiles_x)
+            splats, first, starts, ids, tiles_x = _sorted(kernels, _scene(b, *fields), camera, near, far, False)
+            lists = (splats, starts, ids, tiles_x)
             used, depth = np.zeros(len(starts) - 1, np.int64), np.empty(cameras.size, np.float32)
             kernels.blend(*lists, color[b, v].numpy(), depth, transmittance[b, v].numpy(), used)
             lack = images[b, v] - color[b, v]
@@ -79,12 +79,13 @@ def _sorted(
     kernels: SimpleNamespace, scene: list[np.ndarray], camera: tuple, near: float, far: float, antialiased: bool
 ) -> tuple:
     """The splats on one camera's screen, and each tile's list of them, nearest first: what `blend` walks over."""
-    splats, bounds = np.empty((len(scene[0]), kernels.COLUMNS), np.float32), np.empty((len(scene[0]), 4), np.int32)
-    kernels.project(*scene, *camera, near, far, antialiased, splats, bounds)
+    # PyTorch's memory begins with a cache line, and so does each splat.
+    splats = torch.empty(len(scene[0]), kernels.COLUMNS).numpy()
+    kernels.project(*scene, *camera, near, far, antialiased, splats)
     tiles_x, tiles_y = kernels.tiles(*camera[-2:])
-    first, starts, ids = kernels.bin_splats(bounds, tiles_x, tiles_y)
-    kernels.sort_tiles(starts, ids, splats.view(np.int32), kernels.DEPTH)
-    return splats, bounds, first, starts, ids, tiles_x
+    first, starts, ids = kernels.bin_splats(splats, tiles_x, tiles_y)
+    kernels.sort_tiles(starts, ids, splats.view(np.int32))
+    return splats, first, starts, ids, tiles_x
 
 
 class _Rasterize(torch.autograd.Function):
@@ -101,14 +102,12 @@ class _Rasterize(torch.autograd.Function):
             for b, v in np.ndindex(*batch):
                 scene = _scene(b, means, scales, quats, opacities, sh)
                 camera = _camera(w2c[b, v], centers[b, v], K[b, v], ctx.size)
-                splats, bounds, first, starts, ids, tiles_x = _sorted(
-                    kernels, scene, camera, near, far, ctx.antialiased
-                )
+                splats, first, starts, ids, tiles_x = _sorted(kernels, scene, camera, near, far, ctx.antialiased)
                 used = np.zeros(len(starts) - 1, np.int64)
                 picture = color[b, v].numpy(), depth[b, v].numpy(), transmittance[b, v].numpy()
-                kernels.blend(splats, bounds, starts, ids, tiles_x, *picture, used)
+                kernels.blend(splats, starts, ids, tiles_x, *picture, used)
                 if keep:
-                    ctx.images[b, v] = splats, bounds, first, starts, ids, tiles_x, used, *picture
+                    ctx.images[b, v] = splats, first, starts, ids, tiles_x, used, *picture
         return color, depth, 1 - transmittance
 
     @staticmethod
@@ -121,7 +120,7 @@ class _Rasterize(torch.autograd.Function):
         v_w2c, v_centers = torch.zeros_like(w2c, dtype=torch.float64), torch.zeros_like(centers, dtype=torch.float64)
         with _kernels() as kernels:
             for (b, v), image in ctx.images.items():
-                first = image[2]
+                first = image[1]
                 v_splats = np.zeros((first[-1], kernels.GRADIENTS), np.float32)
                 v_picture = _array(v_color[b, v]), _array(v_depth[b, v]), _array(-v_alpha[b, v])
                 kernels.blend_vjp(*image, *v_picture, v_splats)
@@ -179,7 +178,6 @@ def _load() -> SimpleNamespace:
         raise ImportError("rendering without CUDA needs numba: pip install numba") from error
     return SimpleNamespace(
         COLUMNS=projection.COLUMNS,
-        DEPTH=projection.DEPTH,
         GRADIENTS=projection.GRADIENTS,
         SUMS=blending.SUMS,
         tiles=lambda width, height: (-(-width // binning.TILE_WIDTH), -(-height // binning.TILE_HEIGHT)),

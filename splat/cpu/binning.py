@@ -3,33 +3,35 @@
 import numpy as np
 from numba import njit, prange
 
+from splat.cpu.projection import DEPTH, X0, X1, Y0, Y1
+
 TILE_WIDTH, TILE_HEIGHT = 32, 16  # pixels
 _BLOCKS = 16  # splats are counted and placed in so many parts, whatever the number of threads
 _KERNEL = {"parallel": True, "cache": True, "error_model": "numpy"}
 
 
-@njit("UniTuple(int64, 4)(int32[:, ::1], int64)", error_model="numpy")
-def tile_rectangle(bounds, i):
-    """The tiles (x0, x1, y0, y1), ends excluded, that the bounds of splat i touch; none when the bounds are empty."""
-    if bounds[i, 0] >= bounds[i, 1] or bounds[i, 2] >= bounds[i, 3]:
+@njit("UniTuple(int64, 4)(float32[:, ::1], int64)", error_model="numpy")
+def tile_rectangle(splats, i):
+    """The tiles (x0, x1, y0, y1), ends excluded, that splat i touches; none when it touches no pixels."""
+    x0, x1, y0, y1 = int(splats[i, X0]), int(splats[i, X1]), int(splats[i, Y0]), int(splats[i, Y1])
+    if x0 >= x1 or y0 >= y1:
         return 0, 0, 0, 0
-    x1, y1 = (bounds[i, 1] - 1) // TILE_WIDTH + 1, (bounds[i, 3] - 1) // TILE_HEIGHT + 1
-    return bounds[i, 0] // TILE_WIDTH, x1, bounds[i, 2] // TILE_HEIGHT, y1
+    return x0 // TILE_WIDTH, (x1 - 1) // TILE_WIDTH + 1, y0 // TILE_HEIGHT, (y1 - 1) // TILE_HEIGHT + 1
 
 
-@njit("Tuple((int64[::1], int64[::1], int32[::1]))(int32[:, ::1], int64, int64)", **_KERNEL)
-def bin_splats(bounds, tiles_x, tiles_y):
+@njit("Tuple((int64[::1], int64[::1], int32[::1]))(float32[:, ::1], int64, int64)", **_KERNEL)
+def bin_splats(splats, tiles_x, tiles_y):
     """Lists of splats by tile, in the order of the splats.
 
     Returns `first` [N + 1], where splat i owns the (splat, tile) pairs first[i] to first[i + 1], row by row of its
     tiles; `starts` [tiles + 1]; and `ids`: tile t shows the splats ids[starts[t]:starts[t + 1]].
     """
-    n, tiles = len(bounds), tiles_x * tiles_y
+    n, tiles = len(splats), tiles_x * tiles_y
     first = np.empty(n + 1, np.int64)
     cursors = np.zeros((_BLOCKS, tiles), np.int64)
     for block in prange(_BLOCKS):
         for i in range(block * n // _BLOCKS, (block + 1) * n // _BLOCKS):
-            x0, x1, y0, y1 = tile_rectangle(bounds, i)
+            x0, x1, y0, y1 = tile_rectangle(splats, i)
             first[i + 1] = (x1 - x0) * (y1 - y0)
             for ty in range(y0, y1):
                 for tx in range(x0, x1):
@@ -49,7 +51,7 @@ def bin_splats(bounds, tiles_x, tiles_y):
     ids = np.empty(starts[tiles], np.int32)
     for block in prange(_BLOCKS):
         for i in range(block * n // _BLOCKS, (block + 1) * n // _BLOCKS):
-            x0, x1, y0, y1 = tile_rectangle(bounds, i)
+            x0, x1, y0, y1 = tile_rectangle(splats, i)
             for ty in range(y0, y1):
                 for tx in range(x0, x1):
                     ids[cursors[block, ty * tiles_x + tx]] = i
@@ -57,8 +59,8 @@ def bin_splats(bounds, tiles_x, tiles_y):
     return first, starts, ids
 
 
-@njit("void(int64[::1], int32[::1], int32[:, ::1], int64)", **_KERNEL)
-def sort_tiles(starts, ids, splat_bits, depth_column):
+@njit("void(int64[::1], int32[::1], int32[:, ::1])", **_KERNEL)
+def sort_tiles(starts, ids, splat_bits):
     """Sort each tile's list by depth, in place; equal depths keep the order of the splats.
 
     `splat_bits` are the splats seen as int32: the bits of positive floats sort like the floats.
@@ -67,7 +69,7 @@ def sort_tiles(starts, ids, splat_bits, depth_column):
         start, n = starts[tile], starts[tile + 1] - starts[tile]
         keys, other = np.empty(n, np.int64), np.empty(n, np.int64)
         for k in range(n):
-            keys[k] = (np.int64(splat_bits[ids[start + k], depth_column]) << 32) | ids[start + k]
+            keys[k] = (np.int64(splat_bits[ids[start + k], DEPTH]) << 32) | ids[start + k]
         count = np.empty(257, np.int64)
         for shift in range(32, 64, 8):
             count[:] = 0

@@ -12,9 +12,10 @@ from numba import njit, prange
 
 from splat.sh import C0, C1, C2_XX, C2_XY, C2_ZZ, C3_XYZ, C3_Y, C3_YZZ, C3_ZXX, C3_ZZZ
 
-# The columns of a splat. A, B, C: the conic over 16, 8, 16, so that A dx^2 + B dx dy + C dy^2 is the exponent over 8;
-# LIMIT: the value of that at which alpha falls to MIN_ALPHA; RED is followed by green and blue.
-X, Y, A, B, C, OPACITY, LIMIT, RED, DEPTH, COLUMNS = 0, 1, 2, 3, 4, 5, 6, 7, 10, 11
+# The columns of a splat, as many as fill a cache line. A, B, C: the conic over 16, 8, 16, so that A dx^2 + B dx dy +
+# C dy^2 is the exponent over 8; LIMIT: the value of that at which alpha falls to MIN_ALPHA; RED is followed by green
+# and blue; X0 to Y1: the pixels that it may touch, ends excluded, whole numbers.
+X, Y, A, B, C, OPACITY, LIMIT, RED, DEPTH, X0, X1, Y0, Y1, COLUMNS = 0, 1, 2, 3, 4, 5, 6, 7, 10, 11, 12, 13, 14, 16
 # The columns of a splat's gradient: with respect to x, y, the true conic, opacity, colour, depth.
 GRADIENTS = 10
 
@@ -27,7 +28,6 @@ BLOCKS = 64  # Gaussians are cut into so many parts, whatever the number of thre
 
 _CAMERA = "float64[:, ::1], float64[::1], float64[::1], int64, int64"
 _GAUSSIANS = "float32[:, ::1], float32[:, ::1], float32[:, ::1], float32[::1], float32[:, :, ::1]"
-_SPLATS = "float32[:, ::1], int32[:, ::1]"
 _HELPER = {"error_model": "numpy", "fastmath": {"contract", "nsz", "arcp", "reassoc"}}
 _KERNEL = {"parallel": True, "cache": True, "error_model": "numpy", "fastmath": {"contract", "nsz", "arcp", "reassoc"}}
 
@@ -133,11 +133,11 @@ def _color(sh, i, basis):
     return red, green, blue
 
 
-@njit(f"void({_GAUSSIANS}, {_CAMERA}, float64, float64, boolean, {_SPLATS})", **_KERNEL)
-def project(means, scales, quats, opacities, sh, w2c, K, center, width, height, near, far, antialiased, splats, bounds):
-    """Fill `splats` [N, COLUMNS] and `bounds` [N, 4] (x0, x1, y0, y1 in pixels, ends excluded) for one camera.
+@njit(f"void({_GAUSSIANS}, {_CAMERA}, float64, float64, boolean, float32[:, ::1])", **_KERNEL)
+def project(means, scales, quats, opacities, sh, w2c, K, center, width, height, near, far, antialiased, splats):
+    """Fill `splats` [N, COLUMNS] for one camera; what cannot be seen, or is not finite, touches no pixels.
 
-    `w2c` [3, 4], `K` (fx, fy, cx, cy), `center` [3]. What cannot be seen, or is not finite, gets empty bounds.
+    `w2c` [3, 4], `K` (fx, fy, cx, cy), `center` [3].
     """
     n = len(means)
     fx, fy, cx, cy = K[0], K[1], K[2], K[3]
@@ -145,7 +145,7 @@ def project(means, scales, quats, opacities, sh, w2c, K, center, width, height, 
         W = (_row(w2c, 0), _row(w2c, 1), _row(w2c, 2))
         basis = np.empty(sh.shape[1])
         for i in range(block * n // BLOCKS, (block + 1) * n // BLOCKS):
-            bounds[i, 0], bounds[i, 1], bounds[i, 2], bounds[i, 3] = 0, 0, 0, 0
+            splats[i, X0], splats[i, X1], splats[i, Y0], splats[i, Y1] = 0, 0, 0, 0
             mean = _row(means, i)
             z = _dot(W[2], mean) + w2c[2, 3]
             if not (near <= z <= far):  # false for NaN as well
@@ -179,10 +179,10 @@ def project(means, scales, quats, opacities, sh, w2c, K, center, width, height, 
             red, green, blue = _color(sh, i, basis)
             if not abs(red) + abs(green) + abs(blue) < 1e38:
                 continue
-            bounds[i, 0] = math.ceil(max(x - half_x - 0.5, 0.0))
-            bounds[i, 1] = math.floor(min(x + half_x + 0.5, np.float64(width)))
-            bounds[i, 2] = math.ceil(max(y - half_y - 0.5, 0.0))
-            bounds[i, 3] = math.floor(min(y + half_y + 0.5, np.float64(height)))
+            splats[i, X0] = math.ceil(max(x - half_x - 0.5, 0.0))
+            splats[i, X1] = math.floor(min(x + half_x + 0.5, np.float64(width)))
+            splats[i, Y0] = math.ceil(max(y - half_y - 0.5, 0.0))
+            splats[i, Y1] = math.floor(min(y + half_y + 0.5, np.float64(height)))
             splats[i, X], splats[i, Y] = x, y
             splats[i, A], splats[i, B], splats[i, C] = yy / det / 16, -xy / det / 8, xx / det / 16
             splats[i, OPACITY], splats[i, LIMIT] = opacity, reach / 16
