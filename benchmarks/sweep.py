@@ -12,8 +12,8 @@ import time
 import torch
 
 from geometry.cameras import Cameras
-from geometry.cue import homographies, neighbors
-from geometry.sweep import reference_sweep
+from geometry.cue import neighbors
+from geometry.sweep import homographies, reference_sweep
 from geometry.sweep_cpu import compiled_sweep
 
 VIEWS, CHANNELS, GROUPS, ROUNDS = 4, 32, 4, 15

@@ -20,11 +20,11 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from geometry.cameras import Cameras, invert_intrinsics, pixel_rays, resize
+from geometry.cameras import Cameras, pixel_rays
 from geometry.candidates import KNOWN, CandidateChoice, candidates, what_is_known
 from geometry.pointwise import Pointwise
 from geometry.prope import RelativeCameras
-from geometry.sweep import peak, sweep
+from geometry.sweep import homographies, neighbor_rows, peak, sweep
 from geometry.upsample import GuidedUpsampling
 
 
@@ -136,7 +136,7 @@ class MatchingCue(nn.Module):
         # Autocast would round the cameras to bfloat16: they are dealt with before any layer runs.
         with torch.autocast(images.device.type, enabled=False):
             index, baseline = neighbors(cameras, config.neighbors)
-            source = (index + views * torch.arange(batch, device=index.device)[:, None, None]).flatten(0, 1)
+            source = neighbor_rows(index)
             log_baseline = baseline.flatten().log()
             coarse_warp = homographies(cameras, source, (2 * grid[0], 2 * grid[1]))
             fine_warp = homographies(cameras, source, (4 * grid[0], 4 * grid[1]))
@@ -148,15 +148,18 @@ class MatchingCue(nn.Module):
         coarse_start = log_baseline + float(torch.tensor(config.near).log())
         h2, w2 = coarse.shape[-2:]
         correlation = self.correlate(
-            self.coarse_match(coarse),
+            self.in_groups(self.coarse_match(coarse)),
             source,
             coarse_warp,
             coarse_start[:, None, None].expand(-1, h2, w2),
             coarse_step,
             config.planes,
         )
-        agreement = self.coarse_agree(correlation)
-        coarse_features = self.coarse_net(torch.cat([agreement, coarse], 1))
+        agreement = self.coarse_agree(correlation.to(coarse.dtype))
+        seen = torch.cat([agreement, coarse], 1)
+        if not seen.is_cuda:  # the CPU's convolutions take a tenth less with channels last
+            seen = seen.contiguous(memory_format=torch.channels_last)
+        coarse_features = self.coarse_net(seen)
         correlation_logits, coarse_logits = agreement.float(), (agreement + self.coarse_out(coarse_features)).float()
         plane, confidence = peak(coarse_logits)
 
@@ -164,18 +167,18 @@ class MatchingCue(nn.Module):
         cells = torch.stack([(coarse_start[:, None, None] + coarse_step * plane).detach(), confidence], 1)
         cells = self.upsample_cells(cells, self.cells_guide(torch.cat([fine, context], 1)))
         winner, certainty = cells[:, 0], cells[:, 1:]
-        matched = self.fine_match(fine)
+        matched = self.in_groups(self.fine_match(fine))
         looked_at = candidates(winner, coarse_logits, coarse_start, coarse_step)
         matches = [self.correlate(matched, source, fine_warp, c, 1.0, 1)[:, :, 0] for c in looked_at.unbind(1)]
         known = what_is_known(looked_at, coarse_logits, coarse_start, coarse_step, source, fine_warp)
-        evidence = torch.cat([torch.stack(matches, 1), known.to(fine.dtype)], 2)
+        evidence = torch.cat([torch.stack(matches, 1), known], 2).to(fine.dtype)
         scores = self.choose(evidence, torch.cat([fine, context], 1))
         # Sharp: between a front and a back surface there is nothing.
         winner = ((4 * scores).softmax(1) * torch.cat([winner[:, None], looked_at[:, 1:]], 1)).sum(1)
         start = winner - 0.5 * (config.fine_planes - 1) * config.fine_step
         fine_start = start.detach()
         correlation = self.correlate(matched, source, fine_warp, fine_start, config.fine_step, config.fine_planes)
-        agreement = self.fine_agree(correlation)
+        agreement = self.fine_agree(correlation.to(fine.dtype))
         relative_depth = (winner - log_baseline[:, None, None])[:, None].detach()
         fine_features = self.fine_net(
             torch.cat([agreement, fine, context, relative_depth.to(fine.dtype), certainty.to(fine.dtype)], 1)
@@ -215,6 +218,11 @@ class MatchingCue(nn.Module):
         coarse = self.coarse_blocks(self.down(fine))
         return fine + F.interpolate(self.up(coarse), fine.shape[-2:], mode="bilinear"), coarse
 
+    def in_groups(self, features: Tensor) -> Tensor:
+        """Features [R, C, h, w] whose groups of channels have length 1, in float32."""
+        groups = features.float().unflatten(1, (self.config.groups, -1))
+        return (groups * torch.rsqrt(groups.square().sum(2, keepdim=True) + 1e-4)).flatten(1, 2)
+
     def correlate(
         self,
         features: Tensor,
@@ -224,28 +232,12 @@ class MatchingCue(nn.Module):
         step: float,
         planes: int,
     ) -> Tensor:
-        """Group-wise cosine of features [R, C, h, w] with their neighbours'.
+        """Group-wise cosine of features [R, C, h, w], as of `in_groups`, with their neighbours'.
 
         Mean and best over neighbours [R, 2G, D, h, w].
         """
-        groups = self.config.groups
-        normalized = features.float().unflatten(1, (groups, -1))
-        normalized = normalized * torch.rsqrt(normalized.square().sum(2, keepdim=True) + 1e-4)
-        matches = sweep(normalized.flatten(1, 2), source, *warp, start, step, planes, groups)
-        return torch.cat([matches.mean(1), matches.amax(1)], 1).to(features.dtype)
-
-
-def homographies(cameras: Cameras, source: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """How pixels of feature maps of `size` move to their neighbours `source` [R, S]: at depth z, p falls on A p + b /
-    z.
-
-    Returns A [R, S, 3, 3] and b [R, S, 3], in homogeneous feature pixels.
-    """
-    at_features = resize(cameras, size)
-    w2c, K = at_features.w2c.flatten(0, 1).float(), at_features.K.flatten(0, 1).float()
-    relative = w2c[source] @ at_features.c2w.flatten(0, 1).float()[:, None]
-    A = K[source] @ relative[..., :3, :3] @ invert_intrinsics(K)[:, None]
-    return A, (K[source] @ relative[..., :3, 3:])[..., 0]
+        matches = sweep(features, source, *warp, start, step, planes, self.config.groups)
+        return torch.cat([matches.mean(1), matches.amax(1)], 1)
 
 
 class Agreement(nn.Module):

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from geometry.cameras import Cameras
-from geometry.sweep import in_neighbor
+from geometry.sweep import homographies, in_neighbor
 
 LONGEST_STEP = 0.05  # in log depth: where views hardly move, a pixel of motion would be any depth at all
 UNSEEN = 0.25  # what a pixel that lies outside a neighbour's image differs from it
@@ -28,8 +28,6 @@ def pixel_sweep(depth: Tensor, images: Tensor, cameras: Cameras, source: Tensor,
     Shapes: `depth` [B, V, H, W] above 0 in the unit of `cameras` [B, V]; `images` [B, V, 3, H, W] in [0, 1]; `source`
     [B*V, S] each view's neighbours as rows of all views. `planes`, an odd number, are tried with `depth` in the middle.
     """
-    from geometry.cue import homographies
-
     with torch.no_grad(), torch.autocast(depth.device.type, enabled=False):
         A, b = homographies(cameras, source, depth.shape[-2:])
         inputs = depth.detach().flatten(0, 1).float(), images.detach().flatten(0, 1).float(), source, A, b, planes

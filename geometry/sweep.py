@@ -6,6 +6,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from geometry.cameras import Cameras, invert_intrinsics, resize
+
+
+def neighbor_rows(index: Tensor) -> Tensor:
+    """Neighbours `index` [B, V, S], views of the same scene, as rows [B*V, S] of all views of all scenes."""
+    batch, views = index.shape[:2]
+    return (index + views * torch.arange(batch, device=index.device)[:, None, None]).flatten(0, 1)
+
+
+def homographies(cameras: Cameras, source: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """How pixels of maps of `size` move to their neighbours `source` [R, S]: at depth z, p falls on A p + b / z.
+
+    Returns A [R, S, 3, 3] and b [R, S, 3], in homogeneous pixels of such maps.
+    """
+    at_features = resize(cameras, size)
+    w2c, K = at_features.w2c.flatten(0, 1).float(), at_features.K.flatten(0, 1).float()
+    relative = w2c[source] @ at_features.c2w.flatten(0, 1).float()[:, None]
+    A = K[source] @ relative[..., :3, :3] @ invert_intrinsics(K)[:, None]
+    return A, (K[source] @ relative[..., :3, 3:])[..., 0]
+
 
 def sweep(
     features: Tensor, source: Tensor, A: Tensor, b: Tensor, start: Tensor, step: float, planes: int, groups: int

@@ -7,7 +7,8 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from geometry.candidates import KNOWN, CandidateChoice, candidates, surfaces_there, what_is_known
-from geometry.cue import homographies, neighbors
+from geometry.cue import neighbors
+from geometry.sweep import homographies
 from tests.test_cue import cameras_along_x
 
 SIZE, DEPTH = (12, 20), 4.0

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from geometry.cameras import Cameras, invert_rigid, transform
-from geometry.cue import CueConfig, MatchingCue, baseline_unit, homographies, neighbors
+from geometry.cue import CueConfig, MatchingCue, baseline_unit, neighbors
 from geometry.normalize import normalize
 from geometry.prope import RelativeCameras
-from geometry.sweep import peak, reference_sweep, sweep
+from geometry.sweep import homographies, neighbor_rows, peak, reference_sweep, sweep
 
 
 def cameras_along_x(views=4, step=0.5, size=(56, 56), focal=50.0):
@@ -51,7 +51,7 @@ def test_fused_sweep_agrees_with_the_reference():
     cameras = random_cameras(2, 3, (9, 11)).to("cuda")
     cameras = Cameras(cameras.w2c * 0.3 + 0.7 * torch.eye(4, device="cuda"), cameras.K, cameras.size)
     index, _ = neighbors(cameras, 2)
-    source = (index + 3 * torch.arange(2, device="cuda")[:, None, None]).flatten(0, 1)
+    source = neighbor_rows(index)
     A, b = homographies(cameras, source, (9, 11))
     start = torch.randn(6, 9, 11, device="cuda") * 0.3
     results = []

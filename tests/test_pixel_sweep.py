@@ -5,9 +5,10 @@ import torch
 import torch.nn.functional as F
 
 from geometry import network
-from geometry.cue import homographies, neighbors
+from geometry.cue import neighbors
 from geometry.pixel_sweep import LONGEST_STEP, pixel_sweep, reference_offsets
 from geometry.pixel_sweep_cpu import compiled_offsets
+from geometry.sweep import homographies
 from splat.model import GaussianModel
 from tests.test_cue import cameras_along_x
 from tests.train_run import TINY
