@@ -19,6 +19,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from geometry.alignment import rotation_error
 from geometry.cameras import Cameras
 from geometry.synthetic import SyntheticConfig, make_atlas, sample_batch
 from splat.atomic import whole_file
@@ -95,18 +96,6 @@ def score(model: GaussianModel, sample: Sample, context: int) -> tuple[dict[str,
     shades = torch.stack(inverse).clamp(0, 1)[:, None].expand(-1, 3, -1, -1)
     row = torch.cat([images, targets[:1], color[:1], shades])
     return {name: float(value) for name, value in values.items()}, row.cpu()
-
-
-def rotation_error(predicted: Cameras, true: Cameras) -> Tensor:
-    """Median over pairs of views [V] of the angle between predicted and true relative rotation, degrees."""
-
-    def relative(cameras: Cameras) -> Tensor:
-        R = cameras.w2c[:, :3, :3].double()
-        i, j = torch.triu_indices(len(R), len(R), 1, device=R.device)
-        return R[i] @ R[j].mT
-
-    cosine = ((relative(predicted) * relative(true)).sum((-1, -2)) - 1) / 2
-    return torch.rad2deg(torch.acos(cosine.clamp(-1, 1))).median()
 
 
 def table(rows: list[dict[str, float]]) -> str:

@@ -2,9 +2,10 @@
 
 Every scene gives windows of neighbouring views: four are inputs, with their poses, and the two that lie most in between
 are targets. Beside our render stands the copy of the nearest input, the least that a model must beat, and with
---seconds what optimisation reaches on the same inputs in that time (eval_nvs/methods/per_scene.py). PSNR and SSIM are
-those of splat/metrics.py, means over the images of a scene, then over scenes. This is the table of the model card; the
-benchmark by published protocols is eval_nvs/run.py.
+--seconds what optimisation reaches on the same inputs in that time (eval_nvs/methods/per_scene.py). With --cameras-from
+the inputs come with their intrinsics but without poses; targets follow by the similarity between found and given poses.
+PSNR and SSIM are those of splat/metrics.py, means over the images of a scene, then over scenes. This is the table of
+the model card; the benchmark by published protocols is eval_nvs/run.py.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -24,12 +26,14 @@ from tqdm import tqdm
 from eval_nvs.methods.per_scene import PerScene
 from eval_nvs.protocol import PROTOCOLS
 from eval_nvs.stages import seen_points
+from geometry.alignment import align_cameras, rotation_error
 from geometry.cameras import Cameras
 from geometry.scene import open_scene, views
 from geometry.view_selection import windows
 from splat.atomic import whole_file
 from splat.metrics import psnr, ssim
 from splat.model import GaussianModel
+from splat.predict import CamerasFrom
 from splat.reconstruct import reconstruct
 from splat.refine import refine
 from splat.render import render
@@ -43,6 +47,7 @@ class Args:
     context: int = 4  # input views of a window
     targets: int = 2  # target views of a window
     groups: int = 2  # windows per scene
+    cameras_from: Literal["given"] | CamerasFrom = "given"  # poses of the inputs: the scene's, or found without them
     refine: int = 0  # steps of splat.refine on the inputs after the forward pass
     seconds: float = 0  # time to fit Gaussians to the inputs of each window, from the scene's sparse points; 0: do not
     device: str = "cuda" if torch.cuda.is_available() else "cpu"  # where the network and the renderer run
@@ -59,6 +64,7 @@ class Score:
     psnr: float
     ssim: float
     copy_psnr: float
+    rotation: float | None = None  # degrees by which the found cameras of the inputs are off
     fitted_psnr: float | None = None
 
 
@@ -71,38 +77,48 @@ def fit(images: Tensor, cameras: Cameras, points: Tensor | None, args: Args) -> 
 
 
 def score_window(
-    model: GaussianModel, images: Tensor, cameras: Cameras, context: int, steps: int
+    model: GaussianModel, images: Tensor, cameras: Cameras, args: Args
 ) -> tuple[list[dict[str, float]], Tensor]:
-    """Scores of the targets among images [V, 3, H, W] and cameras [V], inputs first, after so many steps of `refine`.
+    """Scores of the targets among images [V, 3, H, W] and cameras [V], inputs first.
 
     And a picture strip [3 * T + context, ...].
     """
-    result = reconstruct(images[:context], cameras[:context], model)
+    context = args.context
+    inputs, targets = cameras[:context], cameras[context:]
+    if args.cameras_from == "given":
+        result, found = reconstruct(images[:context], inputs, model), {}
+    else:
+        result = reconstruct(images[:context], None, model, K=inputs.K, cameras_from=args.cameras_from)
+        seen = result.cameras.to("cpu", torch.float64)
+        targets = align_cameras(inputs.to("cpu", torch.float64), seen).cameras(targets.to("cpu", torch.float64))
+        found = {"rotation": float(rotation_error(seen, inputs))}
     gaussians = result.gaussians
-    if steps:
-        gaussians = refine(gaussians, result.images, result.cameras, steps)
+    if args.refine:
+        gaussians = refine(gaussians, result.images, result.cameras, args.refine)
     with torch.inference_mode():
-        color = render(gaussians, cameras[context:].to(gaussians.means.device)).color.clamp(0, 1).cpu()
+        color = render(gaussians, targets.to(gaussians.means.device, torch.float32)).color.clamp(0, 1).cpu()
     nearest = torch.cdist(cameras.centers[context:], cameras.centers[:context]).argmin(1)
-    targets, ours, copies = images[context:], color.movedim(-1, -3), images[:context][nearest]
+    photos, ours, copies = images[context:], color.movedim(-1, -3), images[:context][nearest]
     rows = [
-        {"psnr": psnr(our, target), "ssim": ssim(our, target), "copy_psnr": psnr(copy, target)}
-        for our, target, copy in zip(ours, targets, copies, strict=True)
+        {"psnr": psnr(our, photo), "ssim": ssim(our, photo), "copy_psnr": psnr(copy, photo)} | found
+        for our, photo, copy in zip(ours, photos, copies, strict=True)
     ]
-    return rows, torch.cat([images[:context], targets, ours, copies])
+    return rows, torch.cat([images[:context], photos, ours, copies])
 
 
 def table(scores: list[Score]) -> str:
     """Markdown rows by scene, and their mean."""
-    keys = ["psnr", "ssim", "copy_psnr"] + ["fitted_psnr"] * (scores[0].fitted_psnr is not None)
-    names = ["scene", "PSNR", "SSIM", "nearest copy", "gain", "fitted to the inputs"][: 2 + len(keys)]
+    columns = {"rotation": "rotation error", "fitted_psnr": "fitted to the inputs"}
+    columns = {key: name for key, name in columns.items() if getattr(scores[0], key) is not None}
+    keys = ["psnr", "ssim", "copy_psnr", *columns]
+    names = ["scene", "PSNR", "SSIM", "nearest copy", "gain", *columns.values()]
     rows = {}
     for scene in sorted({s.scene for s in scores}):
         images = [s for s in scores if s.scene == scene]
         rows[scene] = [float(np.mean([getattr(s, key) for s in images])) for key in keys]
 
-    def cells(p: float, s: float, c: float, *fitted: float) -> list[str]:
-        return [f"{p:.2f}", f"{s:.3f}", f"{c:.2f}", f"{p - c:+.2f}", *(f"{f:.2f}" for f in fitted)]
+    def cells(p: float, s: float, c: float, *others: float) -> list[str]:
+        return [f"{p:.2f}", f"{s:.3f}", f"{c:.2f}", f"{p - c:+.2f}", *(f"{x:.2f}" for x in others)]
 
     mean = [f"**{cell}**" for cell in (f"mean of {len(rows)} scenes", *cells(*np.mean(list(rows.values()), 0)))]
     body = [names, *([scene, *cells(*row)] for scene, row in rows.items()), mean]
@@ -125,7 +141,7 @@ def main(args: Args) -> None:
         scene = open_scene(folder)
         for number, (inputs, targets) in enumerate(windows(scene.w2c, args.context, args.targets, args.groups)):
             images, cameras = views(scene, [*inputs, *targets], args.size, multiple=14)
-            rows, pictures = score_window(model, images, cameras, args.context, args.refine)
+            rows, pictures = score_window(model, images, cameras, args)
             if args.seconds > 0:
                 fitted = fit(images, cameras, seen_points(scene, [scene.names[i] for i in inputs]), args)
                 rows = [row | {"fitted_psnr": value} for row, value in zip(rows, fitted, strict=True)]
@@ -139,6 +155,7 @@ def main(args: Args) -> None:
         result = {
             "weights": args.weights,
             "size": args.size,
+            "cameras_from": args.cameras_from,
             "refine": args.refine,
             "seconds": args.seconds,
             "images": [vars(s) for s in scores],

@@ -1,4 +1,4 @@
-"""The similarity between two sets of the same cameras, each in its own world.
+"""Two sets of the same cameras, each in its own world: the similarity between them, and how they differ.
 
 Camera centres decide where they can (Umeyama, 1991), as published. Where they cannot, for one view, two, or all in a
 line, orientations take their part by a fixed rule: there is always an answer, and rounding never decides.
@@ -84,6 +84,18 @@ def align_cameras(source: Cameras, target: Cameras, robust: bool | None = None, 
     if (len(x) >= ROBUST_VIEWS if robust is None else robust) and len(x) >= 3:
         fit = _fit_robust(x, y, fit, scale, rounding)
     return fit.to(target.w2c)
+
+
+def rotation_error(predicted: Cameras, true: Cameras) -> Tensor:
+    """Median over pairs of views [V] of the angle between predicted and true relative rotation, degrees."""
+
+    def relative(cameras: Cameras) -> Tensor:
+        R = cameras.w2c[:, :3, :3].double()
+        i, j = torch.triu_indices(len(R), len(R), 1, device=R.device)
+        return R[i] @ R[j].mT
+
+    cosine = ((relative(predicted) * relative(true)).sum((-1, -2)) - 1) / 2
+    return torch.rad2deg(torch.acos(cosine.clamp(-1, 1))).median()
 
 
 def _fit(x: Tensor, y: Tensor, scale: float, rounding: float) -> Similarity:

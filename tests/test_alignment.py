@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from geometry.alignment import Similarity, align_cameras, nearest_rotation
+from geometry.alignment import Similarity, align_cameras, nearest_rotation, rotation_error
 from geometry.camera_heads import normalize_cameras
 from geometry.cameras import Cameras, invert_rigid, project, unproject
 from geometry.preprocess import preprocess
@@ -127,6 +127,15 @@ def test_inference_with_given_cameras(case, tolerance):
     np.testing.assert_allclose(fit.cameras(given_cameras).w2c, figures[f"{case}.extrinsics"], rtol=0, atol=1e-4)
     if case == "posed_align0":
         np.testing.assert_allclose(predicted.depth[0] / fit.scale, figures["posed_align1.depth"], rtol=0, atol=1e-4)
+
+
+def test_rotation_error_is_that_between_views():
+    seen = layout("general")
+    assert float(rotation_error(similarity(1).cameras(seen), seen)) < 1e-4  # the world may be turned
+    turned = seen.w2c.clone()
+    turned[0, :3] = torch.linalg.matrix_exp(skew(torch.tensor([0.0, 0.2, 0.0], dtype=torch.float64))) @ turned[0, :3]
+    off = rotation_error(cameras(turned)[:2], seen[:2])
+    assert float(off) == pytest.approx(np.rad2deg(0.2), abs=1e-4)
 
 
 @settings(max_examples=60, deadline=None)

@@ -1,6 +1,7 @@
 """The windows evaluation: its table, and a whole run on made-up scenes with a tiny network."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -22,7 +23,7 @@ def test_table_means_are_over_scenes():
 
 
 def test_what_optimisation_reaches_has_a_column():
-    rows = [windows.Score("one", ("a",), "b", 20, 0.5, 15, fitted) for fitted in (17.0, 18.0)]
+    rows = [windows.Score("one", ("a",), "b", 20, 0.5, 15, fitted_psnr=fitted) for fitted in (17.0, 18.0)]
     text = windows.table(rows).splitlines()
     assert text[:2] == [
         "| scene | PSNR | SSIM | nearest copy | gain | fitted to the inputs |",
@@ -31,25 +32,30 @@ def test_what_optimisation_reaches_has_a_column():
     assert text[2] == "| one | 20.00 | 0.500 | 15.00 | +5.00 | 17.50 |"
 
 
-def test_a_whole_run(tmp_path, capsys):
+@pytest.fixture
+def data(tmp_path):
+    """Folders of two scenes of noise and of a tiny network, and where results may go."""
     images = torch.rand(7, 3, 28, 42, generator=torch.Generator().manual_seed(0))
     for name in ("one", "two"):
         write_scene(scene_from_tensors(images, walk(7), name), tmp_path / "scenes" / name)
     torch.manual_seed(0)
     GaussianModel(TINY).save_pretrained(tmp_path / "weights")
-    args = windows.Args(
-        tmp_path / "scenes",
-        str(tmp_path / "weights"),
-        size=42,
-        groups=1,
-        seconds=0.2,
-        device="cpu",
-        out=tmp_path / "out",
-    )
-    windows.main(args)
+    options = {"size": 42, "groups": 1, "device": "cpu", "out": tmp_path / "out"}
+    return windows.Args(tmp_path / "scenes", str(tmp_path / "weights"), **options)
+
+
+def test_a_whole_run(data, tmp_path, capsys):
+    windows.main(replace(data, seconds=0.2))
     assert "mean of 2 scenes" in capsys.readouterr().out
     result = json.loads((tmp_path / "out" / "results.json").read_text())
     assert len(result["images"]) == 4 and all(row["psnr"] > 0 and row["fitted_psnr"] > 0 for row in result["images"])
     assert sorted(p.name for p in (tmp_path / "out").glob("*.png")) == ["one-0.png", "two-0.png"]
     with pytest.raises(ValueError, match="no scene folders here"):
         windows.main(windows.Args(tmp_path / "nowhere"))
+
+
+def test_without_poses_targets_follow_the_cameras_that_were_found(data, tmp_path, capsys):
+    windows.main(replace(data, cameras_from="decoder"))
+    assert "| scene | PSNR | SSIM | nearest copy | gain | rotation error |" in capsys.readouterr().out
+    result = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert result["cameras_from"] == "decoder" and all(0 < row["rotation"] < 180 for row in result["images"])
