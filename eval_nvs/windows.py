@@ -90,7 +90,8 @@ def score_window(
     else:
         result = reconstruct(images[:context], None, model, K=inputs.K, cameras_from=args.cameras_from)
         seen = result.cameras.to("cpu", torch.float64)
-        targets = align_cameras(inputs.to("cpu", torch.float64), seen).cameras(targets.to("cpu", torch.float64))
+        home = align_cameras(inputs.to("cpu", torch.float64), seen, turn_by="orientations")
+        targets = home.cameras(targets.to("cpu", torch.float64))
         found = {"rotation": float(rotation_error(seen, inputs))}
     gaussians = result.gaussians
     if args.refine:

@@ -7,6 +7,7 @@ line, orientations take their part by a fixed rule: there is always an answer, a
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -56,8 +57,18 @@ class Similarity:
         )
 
 
-def align_cameras(source: Cameras, target: Cameras, robust: bool | None = None, scale: float = 1.0) -> Similarity:
+def align_cameras(
+    source: Cameras,
+    target: Cameras,
+    robust: bool | None = None,
+    scale: float = 1.0,
+    turn_by: Literal["centers", "orientations"] = "centers",
+) -> Similarity:
     """The similarity that takes cameras `source` [V] to `target` [V], by least squares over their centres.
+
+    With `turn_by` "orientations" the rotation is the mean turn from source to target orientations instead, and scale
+    and translation follow it. That is better for few views: a hundredth of their baseline, by which centres may be off,
+    turns the world by half a degree.
 
     `robust` (by default from 10 views on) first fits to halves of the views, drawn by a generator of their own, and
     goes by those that the best fit explains (RANSAC), as published. The rule where centres do not determine a rotation:
@@ -80,9 +91,9 @@ def align_cameras(source: Cameras, target: Cameras, robust: bool | None = None, 
     if not bool((x.isfinite() & y.isfinite()).all()):
         raise ValueError("cameras to align hold NaN or infinity")
     rounding = max(torch.finfo(c.w2c.dtype).eps for c in (source, target))
-    fit = _fit(x, y, scale, rounding)
+    fit = _fit(x, y, scale, rounding, turn_by)
     if (len(x) >= ROBUST_VIEWS if robust is None else robust) and len(x) >= 3:
-        fit = _fit_robust(x, y, fit, scale, rounding)
+        fit = _fit_robust(x, y, fit, scale, rounding, turn_by)
     return fit.to(target.w2c)
 
 
@@ -98,7 +109,7 @@ def rotation_error(predicted: Cameras, true: Cameras) -> Tensor:
     return torch.rad2deg(torch.acos(cosine.clamp(-1, 1))).median()
 
 
-def _fit(x: Tensor, y: Tensor, scale: float, rounding: float) -> Similarity:
+def _fit(x: Tensor, y: Tensor, scale: float, rounding: float, turn_by: str) -> Similarity:
     """Least squares from camera-to-world matrices x [V, 4, 4] to y [V, 4, 4], with the rule of `align_cameras`."""
     mean_x, mean_y = x[:, :3, 3].mean(0), y[:, :3, 3].mean(0)
     a, b = x[:, :3, 3] - mean_x, y[:, :3, 3] - mean_y
@@ -111,7 +122,7 @@ def _fit(x: Tensor, y: Tensor, scale: float, rounding: float) -> Similarity:
         float(s.sqrt()) > 16 * rounding * float(c[:, :3, 3].abs().max()) for s, c in ((spread_x, x), (spread_y, y))
     )
     related = apart and float(extent[0]) > 1e-6 * float((spread_x * spread_y).sqrt())
-    if related and float(extent[1]) > _LINE * float(extent[0]):
+    if turn_by == "centers" and related and float(extent[1]) > _LINE * float(extent[0]):
         rotation = nearest_rotation(covariance)
     else:
         rotation = nearest_rotation((y[:, :3, :3] @ x[:, :3, :3].transpose(1, 2)).sum(0))
@@ -129,7 +140,7 @@ def nearest_rotation(matrices: Tensor) -> Tensor:
     return (U * mirror[..., None, :]) @ Vt
 
 
-def _fit_robust(x: Tensor, y: Tensor, plain: Similarity, scale: float, rounding: float) -> Similarity:
+def _fit_robust(x: Tensor, y: Tensor, plain: Similarity, scale: float, rounding: float, turn_by: str) -> Similarity:
     """The best of ten fits to random halves, fitted again to the views that it brings near their target if those are 3.
 
     Near is the median distance, after the fit to all, from a source centre to the nearest target centre.
@@ -140,9 +151,9 @@ def _fit_robust(x: Tensor, y: Tensor, plain: Similarity, scale: float, rounding:
     best, fit, kept = (0, 0.0), plain, torch.zeros(len(x), dtype=torch.bool)
     for _ in range(_TRIALS):
         chosen = generator.choice(len(x), max(3, (len(x) + 1) // 2), replace=False)
-        trial = _fit(x[chosen], y[chosen], scale, rounding)
+        trial = _fit(x[chosen], y[chosen], scale, rounding, turn_by)
         error = torch.linalg.vector_norm(trial.points(x[:, :3, 3]) - y[:, :3, 3], dim=1)
         inside = error <= near
         if bool(inside.any()) and (score := (int(inside.sum()), -float(error[inside].mean()))) > best:
             best, fit, kept = score, trial, inside
-    return _fit(x[kept], y[kept], scale, rounding) if int(kept.sum()) >= 3 else fit
+    return _fit(x[kept], y[kept], scale, rounding, turn_by) if int(kept.sum()) >= 3 else fit

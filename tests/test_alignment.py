@@ -227,6 +227,22 @@ def test_a_little_off_the_line_is_still_a_line():
     torch.testing.assert_close(fit.scale, truth.scale, rtol=0.02, atol=0)
 
 
+def test_centres_that_are_off_do_not_turn_the_world_by_orientations():
+    source, truth = layout("ring"), similarity(3)
+    target = truth.cameras(source)
+    c2w = target.c2w
+    c2w[0, :3, 3] += 0.3 * truth.scale
+    target = cameras(invert_rigid(c2w))
+    by_centers = align_cameras(source, target)
+    by_orientations = align_cameras(source, target, turn_by="orientations")
+    torch.testing.assert_close(by_orientations.rotation, truth.rotation, rtol=0, atol=1e-9)
+    assert float((by_centers.rotation - truth.rotation).abs().max()) > 0.01
+    meet = by_orientations.points(source.centers).mean(0)
+    torch.testing.assert_close(meet, target.centers.mean(0), rtol=0, atol=1e-9)
+    moved = align_cameras(similarity(4).cameras(source), target, turn_by="orientations")
+    assert_same(moved, similarity(4).inverse().then(by_orientations), atol=1e-9)
+
+
 def test_wrong_views_are_left_out():
     generator = torch.Generator().manual_seed(0)
     c2w = torch.eye(4, dtype=torch.float64).repeat(12, 1, 1)
