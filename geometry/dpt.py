@@ -17,6 +17,9 @@ from geometry.pointwise import Pointwise
 from geometry.presets import PATCH, GaussianHeadConfig, HeadConfig
 from geometry.tables import uv_encoding
 
+# Where convolutions see padding, a refining head learns spikes, one a patch: these outermost pixels of its factor on
+# depth are copies of those inside.
+BORDER = 4
 VIEWS_AT_ONCE = 8  # heads run over so many views at a time, which keeps memory flat
 
 
@@ -148,9 +151,11 @@ class DualDPT(Pyramid):
             levels = self.levels([self.norm(t) for t in tokens], size, lateral)
             x = resample(self.scratch.output_conv1(self.fuse(levels)), size)
             log, confidence = self.scratch.output_conv2(add_position(x, size)).float().unbind(1)
-            # A factor beyond 4.8 is a spike, not from the picture. No tanh: its gradient ends so early that training
-            # could not take back spikes that it had made along the borders.
-            log = log if log_depth is None else log_depth + torch.atan(log)
+            if log_depth is not None:
+                # A factor beyond 4.8 is a spike, not from the picture. No tanh: its gradient ends so early that
+                # training could not take back spikes that it had made.
+                inside = torch.atan(log)[..., BORDER:-BORDER, BORDER:-BORDER]
+                log = log_depth + F.pad(inside, [BORDER] * 4, "replicate")
             maps = [log.exp(), confidence.exp() + 1]
             if rays:
                 x = self.scratch.output_conv1_aux[-1](self.fuse(levels, "_aux"))
