@@ -64,7 +64,7 @@ class Score:
     psnr: float
     ssim: float
     copy_psnr: float
-    rotation: float | None = None  # degrees by which the found cameras of the inputs are off
+    rotation: float | None = None  # degrees, of the median pair of input cameras: hides single wrong ones
     fitted_psnr: float | None = None
 
 

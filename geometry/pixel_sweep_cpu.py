@@ -54,13 +54,13 @@ def _kernels() -> tuple[Callable, Callable]:
 
 
 ZERO, HALF, ONE, THIRD = np.float32(0), np.float32(0.5), np.float32(1), np.float32(1 / 3)
-AHEAD, NEAREST = np.float32(1e-6), np.float32(1e-6)
+AHEAD, LEAST_MOTION = np.float32(1e-6), np.float32(1e-6)
 
 
 def _differences(images, row, source, A, b, depth, step, out):
     """Fill `step` [H, W] and `out` [S, D, H, W], how images[row] differs from its neighbours `source` over planes.
 
-    Row by row: what is the same sum for every pixel is a loop of its own, which the compiler makes eight lanes wide.
+    Row by row: arithmetic without look-ups is in loops of its own, which the compiler vectorises.
     """
     count, planes, height, width = out.shape
     nearness, now, shrink = np.empty(width, np.float32), np.empty(width, np.float32), np.empty(width, np.float32)
@@ -85,7 +85,7 @@ def _differences(images, row, source, A, b, depth, step, out):
                 moved = math.sqrt(along * along + down * down) * nearness[x] * inverse
                 motion[x] += moved if ahead > AHEAD else ZERO
         for x in range(width):
-            step[y, x] = min(np.float32(count) / max(motion[x], NEAREST), np.float32(LONGEST_STEP))
+            step[y, x] = min(np.float32(count) / max(motion[x], LEAST_MOTION), np.float32(LONGEST_STEP))
             shrink[x] = math.exp(-step[y, x])
             now[x] = nearness[x] * math.exp(step[y, x] * np.float32(planes // 2))
         for d in range(planes):
