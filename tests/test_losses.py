@@ -41,8 +41,26 @@ def test_depth_loss_is_relative_and_masked():
     double, scalars = losses.depth_loss(geometry(2 * depth), depth, valid)
     torch.testing.assert_close(scalars["depth"], torch.tensor(2.0).log())
     assert scalars["delta_1.25"] == 0 and scalars["depth_gradient"] < 1e-6
+    torch.testing.assert_close(scalars["abs_rel"], torch.tensor(1.0))
     nowhere, _ = losses.depth_loss(geometry(2 * depth), depth, valid & False)
     assert exact < double and nowhere.isfinite()
+
+
+def test_where_depth_may_be_near_or_far_nearer_is_better():
+    """Of pixels that look alike half are three times as far as the rest: the middle of both logarithms is too far."""
+    depth, valid = torch.ones(1, 2, 14, 28), torch.ones(1, 2, 14, 28).bool()
+    depth[..., ::2] = 3.0
+    guesses = [1.0, 3**0.5, 3.0]
+    values = [losses.depth_loss(geometry(torch.full_like(depth, z)), depth, valid)[0] for z in guesses]
+    assert values[0] < values[1] < values[2]
+
+
+def test_relative_error_of_a_wild_pixel_is_bounded():
+    depth, valid = truth()
+    wild = depth.clone()
+    wild[..., 0, 0] = 1e6
+    value, _ = losses.depth_loss(geometry(wild), depth, valid)
+    assert value < 1
 
 
 def test_confidence_is_best_at_a_fifth_over_the_error():

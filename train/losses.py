@@ -15,6 +15,10 @@ from splat.similarity import structural_similarity
 
 Scalars = dict[str, Tensor]
 
+FARTHEST = (
+    1.6  # of log depth, five times too far: from there on relative error is not counted, or it would drown the rest
+)
+
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     """Mean of `values` where `mask`; 0 for an empty mask."""
@@ -25,21 +29,23 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
 def depth_loss(geometry: Geometry, depth: Tensor, valid: Tensor) -> tuple[Tensor, Scalars]:
     """L_D and L_grad of the paper (section 3.3) on log depth [B, V, H, W], with the learned confidence.
 
-    Logarithms make near and far count alike, as relative error does, and leave the unit of length out. The confidence c
-    is trained by c * error - 0.2 log c, with the error held fixed: else the network would profit from doubting hard
-    pixels.
+    Logarithms make near and far count alike and leave the unit of length out. L_D is the mean of their difference and
+    of the relative error: by logarithms alone, pixels that may be near or far end up between, and there far ones have
+    most of the relative error (docs/nano.md). The confidence c is trained by c * error - 0.2 log c, with the error held
+    fixed: else the network would profit from doubting hard pixels.
     """
     target = depth.clamp_min(1e-6).log()
     difference = geometry.depth.float().clamp_min(1e-6).log() - target
-    error = difference.abs()
-    accuracy = masked_mean(error, valid)
+    error, relative = difference.abs(), difference.clamp_max(FARTHEST).expm1().abs()
+    accuracy = masked_mean(0.5 * (error + relative), valid)
     confidence = geometry.confidence.float()
     doubt = masked_mean(confidence * error.detach() - 0.2 * confidence.log(), valid)
     gradient = gradient_loss(difference, valid)
     with torch.no_grad():
         good = masked_mean((error < 0.2231).float(), valid)  # ratio under 1.25
+        logarithm, ratio = masked_mean(error, valid), masked_mean(difference.expm1().abs(), valid)
     value = accuracy + 0.5 * gradient + 0.05 * doubt
-    return value, {"depth": accuracy, "depth_gradient": gradient, "delta_1.25": good}
+    return value, {"depth": logarithm, "abs_rel": ratio, "depth_gradient": gradient, "delta_1.25": good}
 
 
 def gradient_loss(difference: Tensor, valid: Tensor, scales: int = 3) -> Tensor:
