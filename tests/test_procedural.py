@@ -52,6 +52,18 @@ def test_depth_is_scored_against_the_truth(atlas, monkeypatch):
     assert values["abs_rel"] == pytest.approx(0.4, abs=1e-3) and values["delta"] == 0
 
 
+def test_a_scene_that_fails_shows_beside_the_mean():
+    rows = [
+        dict.fromkeys(procedural.NAMES, 0.5),
+        dict.fromkeys(procedural.NAMES, 0.5),
+        dict.fromkeys(procedural.NAMES, 2.0),
+    ]
+    lines = procedural.table(rows).splitlines()
+    assert lines[0] == "| 3 procedural scenes | mean | median | worst |"
+    assert lines[2] == "| depth AbsRel | 1.00 | 0.500 | 2.00 |"
+    assert lines[3] == "| depth delta 1.25 | 1.00 | 0.500 | 0.500 |"
+
+
 def test_a_whole_run(tmp_path, capsys):
     torch.manual_seed(0)
     GaussianModel(TINY).save_pretrained(tmp_path / "weights")
