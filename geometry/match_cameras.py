@@ -28,11 +28,11 @@ NEAR = 2.0  # px from where a keypoint is expected; it is seen there
 # fundamental matrix makes 7 meet whatever they are, and the best of many some more: of pairs with up to 18 matches many
 # are wrong.
 SEEN = 20
-# Standard deviation in degrees of the turn between views that are called placed. Errors are up to ten times as large,
-# since what is wrong with all keypoints in common counts as well: so they stay below 5 degrees.
+# Standard deviation in degrees of the turn between views that are called placed: a tenth of the 5 degrees beyond which
+# a view is misplaced. Errors are several times as large, mostly up to ten, as it knows of keypoints' noise only.
 FIRM = 0.5
 # Share of sightings that are seen from where on a solution is not looked for further, and how often it is at most:
-# from a chain with a bad link, bundle adjustment ends in a local minimum; in those met so far it was 0.5 to 0.92.
+# from a chain with a bad link, bundle adjustment ends in a local minimum, where it was mostly 0.5 to 0.92 so far.
 EXPLAINED = 0.95
 MORE_STARTS = 4
 
