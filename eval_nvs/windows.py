@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Literal
 
@@ -64,7 +65,9 @@ class Score:
     psnr: float
     ssim: float
     copy_psnr: float
-    rotation: float | None = None  # degrees, of the median pair of input cameras: hides single wrong ones
+    rotation: float | None = None  # degrees, of the median pair of input cameras
+    worst_rotation: float | None = None  # of the worst pair: a single wrong camera shows here
+    notes: tuple[str, ...] = ()  # on found cameras: how many views matches placed, for instance
     fitted_psnr: float | None = None
 
 
@@ -76,9 +79,7 @@ def fit(images: Tensor, cameras: Cameras, points: Tensor | None, args: Args) -> 
     return [psnr(a, b) for a, b in zip(color, images[args.context :], strict=True)]
 
 
-def score_window(
-    model: GaussianModel, images: Tensor, cameras: Cameras, args: Args
-) -> tuple[list[dict[str, float]], Tensor]:
+def score_window(model: GaussianModel, images: Tensor, cameras: Cameras, args: Args) -> tuple[list[dict], Tensor]:
     """Scores of the targets among images [V, 3, H, W] and cameras [V], inputs first.
 
     And a picture strip [3 * T + context, ...].
@@ -92,7 +93,12 @@ def score_window(
         seen = result.cameras.to("cpu", torch.float64)
         home = align_cameras(inputs.to("cpu", torch.float64), seen, turn_by="orientations")
         targets = home.cameras(targets.to("cpu", torch.float64))
-        found = {"rotation": float(rotation_error(seen, inputs))}
+        pairs = [list(pair) for pair in combinations(range(context), 2)]
+        found = {
+            "rotation": float(rotation_error(seen, inputs)),
+            "worst_rotation": max(float(rotation_error(seen[pair], inputs[pair])) for pair in pairs),
+            "notes": result.notes,
+        }
     gaussians = result.gaussians
     if args.refine:
         gaussians = refine(gaussians, result.images, result.cameras, args.refine)
@@ -109,7 +115,11 @@ def score_window(
 
 def table(scores: list[Score]) -> str:
     """Markdown rows by scene, and their mean."""
-    columns = {"rotation": "rotation error", "fitted_psnr": "fitted to the inputs"}
+    columns = {
+        "rotation": "rotation error",
+        "worst_rotation": "of the worst pair",
+        "fitted_psnr": "fitted to the inputs",
+    }
     columns = {key: name for key, name in columns.items() if getattr(scores[0], key) is not None}
     keys = ["psnr", "ssim", "copy_psnr", *columns]
     names = ["scene", "PSNR", "SSIM", "nearest copy", "gain", *columns.values()]

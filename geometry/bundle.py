@@ -38,6 +38,7 @@ class Sightings:
 class Adjusted:
     cameras: Cameras  # [V] float64
     error: Tensor  # [N] px that each sighting is off
+    turn_deviation: Tensor  # [V, V] degrees, see _Problem.turn_deviation
     cost: float  # what is left of the robust cost, to compare with that from another start
 
 
@@ -73,7 +74,8 @@ def adjust(cameras: Cameras, sightings: Sightings, believed_zoom: float | None =
             if 0 < gain < 1e-4 * cost or damping > 1e4:
                 break
     error = torch.linalg.vector_norm(problem.residual(state), dim=-1)
-    return Adjusted(Cameras(state.w2c, problem.intrinsics(state), cameras.size), error, cost)
+    deviation = torch.rad2deg(problem.turn_deviation(state, tolerance))
+    return Adjusted(Cameras(state.w2c, problem.intrinsics(state), cameras.size), error, deviation, cost)
 
 
 class _Problem:
@@ -108,8 +110,17 @@ class _Problem:
 
     def step(self, state: State, tolerance: float, damping: float) -> State:
         """One damped Gauss-Newton step on the cost, whose weights are those of the state."""
+        H, gradient, mixed, own, pull = self.normal_equations(state, tolerance)
+        H.diagonal().mul_(1 + damping).add_(1e-9)  # the first camera, which stays, has nothing but this
+        own = own * (1 + damping)
+        schur = H - mixed.T @ (mixed / own[:, None])
+        change = -torch.linalg.solve(schur, gradient - mixed.T @ (pull / own))
+        return moved(state, change.view(-1, 7), -(pull + mixed @ change) / own)
+
+    def normal_equations(self, state: State, tolerance: float) -> tuple[Tensor, ...]:
+        """H [7V, 7V] and gradient [7V] of the views, [T, 7V] what ties them to depths, H and gradient [T] of depths."""
         by_view, by_depth, residual = self.jacobian(state)
-        weight = (tolerance**2 / (tolerance**2 + residual.square().sum(-1))).square()
+        weight = self._weight(residual, tolerance)
         views, points = len(state.w2c), len(state.log_depth)
         keypoint, size = self.sightings.keypoint, 7 * views
 
@@ -126,18 +137,39 @@ class _Problem:
         H = H.view(views, views, 7, 7).transpose(1, 2).reshape(size, size)
         H[6::7, 6::7] += self.zoom_precision
         gradient[:, 6] += self.zoom_precision @ (state.log_zoom - self.believed_zoom)
-        gradient, mixed = gradient.flatten(), mixed.view(points, size)
 
         belief = DEPTH_DEVIATION**-2
         own = torch.zeros(points).to(H).index_add_(0, keypoint, weight * by_depth.square().sum(-1)) + belief
         pull = torch.zeros(points).to(H).index_add_(0, keypoint, weight * (by_depth * residual).sum(-1))
         pull = pull + belief * (state.log_depth - self.believed_depth)
+        return H, gradient.flatten(), mixed.view(points, size), own, pull
 
-        H.diagonal().mul_(1 + damping).add_(1e-9)  # the first camera, which stays, has nothing but this
-        own = own * (1 + damping)
-        schur = H - mixed.T @ (mixed / own[:, None])
-        change = -torch.linalg.solve(schur, gradient - mixed.T @ (pull / own))
-        return moved(state, change.view(views, 7), -(pull + mixed @ change) / own)
+    def turn_deviation(self, state: State, tolerance: float) -> Tensor:
+        """Standard deviation [V, V] in radians, about the worst axis, of the turn from one view to another.
+
+        As the sightings have it, whose noise is taken from how far they are off: what is wrong with all of them in
+        common, such as a lens that is no pinhole, adds to it.
+        """
+        H, _, mixed, own, _ = self.normal_equations(state, tolerance)
+        residual = self.residual(state)
+        weight, views = self._weight(residual, tolerance), len(state.w2c)
+        # Every sighting has two coordinates, of which each keypoint's depth takes one and each view's pose six. A match
+        # is seen both ways, but tells the same both times.
+        free = (2 * weight.sum() - len(state.log_depth) - 6 * (views - 1)).clamp_min(1)
+        noise = 2 * (weight * residual.square().sum(-1)).sum() / free
+        H.diagonal().add_(1e-9)
+        covariance = torch.linalg.inv(H - mixed.T @ (mixed / own[:, None])).view(views, 7, views, 7)[:, :3, :, :3]
+        covariance = noise * covariance.transpose(1, 2)
+        covariance[0] = covariance[:, 0] = 0  # it stays
+        R = state.w2c[:, :3, :3]
+        turn = R[None] @ R[:, None].mT  # [i, j] from view i to view j
+        both = turn @ covariance
+        variance = turn @ covariance.diagonal(dim1=0, dim2=1).permute(2, 0, 1)[:, None] @ turn.mT - both - both.mT
+        variance = variance + covariance.diagonal(dim1=0, dim2=1).permute(2, 0, 1)[None]
+        return torch.linalg.eigvalsh(variance)[..., -1].clamp_min(0).sqrt()
+
+    def _weight(self, residual: Tensor, tolerance: float) -> Tensor:
+        return (tolerance**2 / (tolerance**2 + residual.square().sum(-1))).square()
 
     def jacobian(self, state: State) -> tuple[Tensor, Tensor, Tensor]:
         """How residuals [N, 2] change: [2, N, 2, 7] by what `moved` does to the view that found the keypoint and to

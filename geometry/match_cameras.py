@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -18,17 +19,55 @@ ALL_PAIRS_UP_TO = 16  # views; of more, only those are matched that lie a power 
 # Focal lengths to start from, over the believed one. The believed one is the geometric mean of the network's and of the
 # long side of the photos, as that is how far both are off.
 ZOOMS = (0.6, 0.8, 1.0, 1.3, 1.7)
+MOST_MATCHES = 300  # of a pair: more take time and tell nothing new
 EPIPOLAR_TOLERANCE = 1.5  # px
 MIN_IN_FRONT = 10  # matches of a pair that lie in front of both cameras
 FAR = 1000.0  # baselines from where on a point says nothing about the side it lies on
-PLACED = (10, 2.0)  # a view is, when another one and it see so many keypoints of each other within so many px
+NEAR = 2.0  # px from where a keypoint is expected; it is seen there
+# Matches that two views must see of each other where they are, for the one to hold the other. Of wrong ones, a
+# fundamental matrix makes 7 meet whatever they are, and the best of many some more: of pairs with up to 18 matches many
+# are wrong.
+SEEN = 20
+# Standard deviation in degrees of the turn between views that are called placed: a tenth of the 5 degrees beyond which
+# a view is misplaced. Errors are several times as large, mostly up to ten, as it knows of keypoints' noise only.
+FIRM = 0.5
+# Share of sightings that are seen from where on a solution is not looked for further, and how often it is at most:
+# from a chain with a bad link, bundle adjustment ends in a local minimum, where it was mostly 0.5 to 0.92 so far.
+EXPLAINED = 0.95
+MORE_STARTS = 4
+
+Motion = tuple[int, np.ndarray, tuple[int, int]]  # matches, [4, 4] from the first view of the pair, the pair
 
 
 @dataclass(frozen=True)
 class MatchedCameras:
+    """Views that are not placed stand where the few matches they have suggest, or to their neighbour as guessed."""
+
     cameras: Cameras  # [V] float64 on the CPU, in the world of the guess and about its unit
-    placed: tuple[int, ...]  # views whose poses the matches tell; the others stand to their neighbour as guessed
+    placed: tuple[int, ...]  # views whose poses the matches tell for certain; may be none
     error: float  # median px that the sightings of keypoints are off
+
+
+@dataclass(frozen=True)
+class _Start:
+    cameras: Cameras  # [V] intrinsics and the pose of the first view
+    motions: list[Motion]  # of pairs, with these intrinsics
+    zoom: float | None  # what focal lengths are believed to be, over these
+
+
+@dataclass(frozen=True)
+class _Solution:
+    start: _Start
+    inside: list[int]  # views that took part
+    adjusted: Adjusted  # theirs
+    held: list[int]  # of them, what matches hold where it is
+    placed: list[int]  # of them, what they hold firmly
+
+    @property
+    def rank(self) -> tuple[int, float]:
+        """The least of several solutions is the best: the most views, then matches that meet best. What is placed
+        firmly is judged afterwards, lest a worse solution wins by being sure of itself."""
+        return -len(self.inside), self.adjusted.cost
 
 
 def cameras_from_matches(
@@ -39,32 +78,33 @@ def cameras_from_matches(
     The `guess` [V] gives the unit, by its z-depth maps [V, H, W], and a first focal length, or the intrinsics if
     `focal_known`; else pixels come out square and the principal point stays. Poses start from essential matrices of
     pairs, chained along the best-matched pairs, and are adjusted together (`geometry.bundle`), from several focal
-    lengths where it is unknown. Takes about a second for four views of 252 px. The guess is best from a network that
-    saw the photos at this size: its depth tells two-view reconstructions of different length apart.
+    lengths where it is unknown, and along other pairs where many matches do not meet. Takes about a second for four
+    views of 252 px. The guess is best from a network that saw the photos at this size: its depth tells two-view
+    reconstructions of different length apart.
     """
     views, long_side = len(images), max(guess.size)
     guess, depth = guess.to("cpu", torch.float64), depth.double().cpu()
     pairs = match_photos(to_uint8(images), _pairs(views))
-    starts, believed = [guess], None
-    if not focal_known:
+    if focal_known:
+        starts = [_Start(guess, _motions(pairs, guess, depth), None)]
+    else:
         focal = guess.K[:, [0, 1], [0, 1]].log().mean().exp()
-        believed = float((focal * long_side).sqrt())
-        starts = [_with_focal(guess, believed * zoom) for zoom in ZOOMS]
-    best = None
-    for start in starts:
-        chained = _chain(pairs, start, depth)
-        if chained is None:
-            continue
-        zoom = None if focal_known else believed / float(start.K[0, 0, 0])
-        sightings = _sightings(pairs, chained, depth)
-        adjusted = adjust(_of(start, chained), sightings, zoom)
-        placed = _placed(adjusted, sightings, list(chained))
-        if len(placed) > 1 and (best is None or (-len(placed), adjusted.cost) < best[:2]):
-            best = (-len(placed), adjusted.cost, adjusted, list(chained), placed)
-    if best is None:
+        believed, starts = float((focal * long_side).sqrt()), []
+        for zoom in ZOOMS:
+            cameras = _with_focal(guess, believed * zoom)
+            starts.append(_Start(cameras, _motions(pairs, cameras, depth), 1 / zoom))
+    pairs = _thinned(pairs)
+    solutions = [solution for start in starts if (solution := _solve(start, pairs, depth))]
+    if not solutions:
         return None
-    _, _, adjusted, inside, placed = best
-    return MatchedCameras(_completed(guess, adjusted, inside, placed), tuple(placed), float(adjusted.error.median()))
+    best = min(solutions, key=lambda solution: solution.rank)
+    for root in _roots(pairs, views):
+        if (best.adjusted.error < NEAR).double().mean() > EXPLAINED:
+            break
+        best = min(best, _solve(best.start, pairs, depth, root), key=lambda solution: solution.rank)
+    if len(best.held) < 2:
+        return None
+    return MatchedCameras(_completed(guess, best), tuple(best.placed), float(best.adjusted.error.median()))
 
 
 def _pairs(views: int) -> Iterable[tuple[int, int]]:
@@ -75,24 +115,58 @@ def _pairs(views: int) -> Iterable[tuple[int, int]]:
                 yield i, j
 
 
+def _thinned(pairs: Sequence[MatchedPair]) -> list[MatchedPair]:
+    """The pairs with MOST_MATCHES each at most, first those whose keypoints most pairs have: these tie pairs."""
+    count = Counter((view, k) for pair in pairs for view, numbers in zip(pair.views, pair.keypoints) for k in numbers)
+    kept = []
+    for pair in pairs:
+        shared = np.array([[count[view, k] for k in numbers] for view, numbers in zip(pair.views, pair.keypoints)])
+        first = np.argsort(-shared.sum(0), kind="stable")[:MOST_MATCHES]
+        kept.append(MatchedPair(pair.views, pair.keypoints[:, first], pair.pixels[:, first]))
+    return kept
+
+
 def _with_focal(cameras: Cameras, focal: float) -> Cameras:
     K = cameras.K.clone()
     K[:, 0, 0] = K[:, 1, 1] = focal
     return replace(cameras, K=K)
 
 
-def _chain(pairs: Sequence[MatchedPair], guess: Cameras, depth: Tensor) -> dict[int, np.ndarray] | None:
-    """w2c [4, 4] of the views that the pairs connect, the largest group of them, from two-view geometry."""
-    edges = []
+def _motions(pairs: Sequence[MatchedPair], guess: Cameras, depth: Tensor) -> list[Motion]:
+    """From two-view geometry, of the pairs that have one, the best-matched first."""
+    found = []
     for pair in pairs:
         relative = _two_view(pair, guess.K.numpy(), depth.numpy())
         if relative is not None:
-            edges.append((*relative, pair.views))
-    edges.sort(key=lambda edge: -edge[0])
-    group = list(range(len(depth)))
+            found.append((*relative, pair.views))
+    return sorted(found, key=lambda motion: -motion[0])
+
+
+def _roots(pairs: Sequence[MatchedPair], views: int) -> list[int]:
+    """Views to start from once more, those with most matches first."""
+    count = [sum(pair.pixels.shape[1] for pair in pairs if view in pair.views) for view in range(views)]
+    return sorted(range(views), key=lambda view: -count[view])[:MORE_STARTS]
+
+
+def _solve(start: _Start, pairs: Sequence[MatchedPair], depth: Tensor, root: int | None = None) -> _Solution | None:
+    """From poses chained along the best-matched pairs, those of view `root` first; None where no pair has a motion."""
+    w2c = _chain(start.motions, start.cameras, root)
+    if w2c is None:
+        return None
+    inside, cameras = list(w2c), start.cameras[list(w2c)]
+    sightings = _sightings(pairs, inside, depth)
+    start_cameras = replace(cameras, w2c=torch.tensor(np.stack(list(w2c.values()))))
+    adjusted = adjust(start_cameras, sightings, start.zoom)
+    held, placed = ([inside[n] for n in numbers] for numbers in _held_and_placed(adjusted, sightings))
+    return _Solution(start, inside, adjusted, held, placed)
+
+
+def _chain(motions: Sequence[Motion], guess: Cameras, root: int | None) -> dict[int, np.ndarray] | None:
+    """w2c [4, 4] of the views that the motions connect, the largest group of them; those of `root` come first."""
+    group = list(range(len(guess.w2c)))
     beside: list[list[tuple[int, np.ndarray]]] = [[] for _ in group]
-    for _, motion, (i, j) in edges:  # the spanning tree of the pairs with most matches
-        if group[i] != group[j]:
+    for _, motion, (i, j) in sorted(motions, key=lambda motion: root not in motion[2]):
+        if group[i] != group[j]:  # the spanning tree of the pairs with most matches
             beside[i].append((j, motion))
             beside[j].append((i, np.linalg.inv(motion)))
             group = [group[i] if g == group[j] else g for g in group]
@@ -140,10 +214,6 @@ def _at(depth, pixels: np.ndarray):
     return depth[row, column]
 
 
-def _of(cameras: Cameras, w2c: dict[int, np.ndarray]) -> Cameras:
-    return Cameras(torch.tensor(np.stack(list(w2c.values()))), cameras.K[list(w2c)], cameras.size)
-
-
 def _sightings(pairs: Sequence[MatchedPair], views: Iterable[int], depth: Tensor) -> Sightings:
     """Every match among these views, seen both ways; views are numbered as they come."""
     number = {view: n for n, view in enumerate(views)}
@@ -174,27 +244,35 @@ def _sightings(pairs: Sequence[MatchedPair], views: Iterable[int], depth: Tensor
     )
 
 
-def _placed(adjusted: Adjusted, sightings: Sightings, views: Sequence[int]) -> list[int]:
-    """Those of the views that see enough of each other where it is, the largest group of them."""
-    least, near = PLACED
-    count = torch.zeros(len(views), len(views), dtype=torch.int64)
-    hit = adjusted.error < near
-    at = (sightings.view[sightings.keypoint][hit], sightings.seen_in[hit])
-    count.index_put_(at, torch.ones_like(at[0]), accumulate=True)
-    reached = (count + count.T >= 2 * least).long() + torch.eye(len(views), dtype=torch.int64)
-    for _ in views:
+def _held_and_placed(adjusted: Adjusted, sightings: Sightings) -> tuple[list[int], list[int]]:
+    """Numbers of the views that see enough of each other where it is, the largest group of them, and of those among
+    them whose orientations are certain. A view that is certain stands firm against another one that is, not alone."""
+    views = len(adjusted.cameras.w2c)
+    hit = adjusted.error < NEAR
+    at = sightings.view[sightings.keypoint][hit] * views + sightings.seen_in[hit]
+    count = torch.bincount(at, minlength=views**2).view(views, views)
+    held = _largest_group(count + count.T >= 2 * SEEN)
+    firm = adjusted.turn_deviation < FIRM
+    firm = firm & held & held[:, None]
+    placed = firm[firm.sum(1).argmax()]
+    return [view.nonzero()[:, 0].tolist() if view.sum() > 1 else [] for view in (held, placed)]
+
+
+def _largest_group(linked: Tensor) -> Tensor:
+    """[V] bool, the largest connected part of [V, V] bool."""
+    reached = linked.long() + torch.eye(len(linked), dtype=torch.int64)
+    for _ in linked:
         reached = (reached @ reached).clamp(max=1)
-    group = reached[reached.sum(1).argmax()] > 0
-    return [view for view, inside in zip(views, group.tolist()) if inside]
+    return reached[reached.sum(1).argmax()] > 0
 
 
-def _completed(guess: Cameras, adjusted: Adjusted, inside: Sequence[int], placed: Sequence[int]) -> Cameras:
-    """All V cameras: views that are not placed keep the guessed motion from the nearest one in order that is."""
-    number = {view: inside.index(view) for view in placed}
+def _completed(guess: Cameras, best: _Solution) -> Cameras:
+    """All V cameras: views that nothing holds keep the guessed motion from the nearest one in order that is held."""
+    number = {view: best.inside.index(view) for view in best.held}
     w2c, K = guess.w2c.clone(), guess.K.clone()
     for view in range(len(w2c)):
-        anchor = min(placed, key=lambda other: abs(other - view))
-        known = adjusted.cameras.w2c[number[anchor]]
+        anchor = min(best.held, key=lambda other: abs(other - view))
+        known = best.adjusted.cameras.w2c[number[anchor]]
         w2c[view] = known if view == anchor else guess.w2c[view] @ invert_rigid(guess.w2c[anchor]) @ known
-        K[view] = adjusted.cameras.K[number[anchor]]
+        K[view] = best.adjusted.cameras.K[number[anchor]]
     return Cameras(w2c, K, guess.size)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -120,6 +122,32 @@ def test_a_believed_focal_length_tells_where_nothing_else_does():
     for zoom in (0.8, 1.0, 1.3):
         found = adjust(away, sightings, believed_zoom=zoom).cameras.K[:, 0, 0] / FOCAL
         assert (found / zoom - 1).abs().max() < 0.1, zoom
+
+
+def test_deviations_are_those_of_repeated_trials():
+    """But for a factor of the square root of 2, as here no sighting is told both ways."""
+    true, errors = true_cameras(), []
+    found = [adjust(true, seen(true, noise=0.5, seed=seed), None) for seed in range(20)]
+    for trial in found:
+        R, exact = trial.cameras.w2c[:, :3, :3], true.w2c[:, :3, :3]
+        turn = (R[None] @ R[:, None].mT) @ (exact[None] @ exact[:, None].mT).mT
+        errors.append(torch.stack([turn[..., 2, 1], turn[..., 0, 2], turn[..., 1, 0]], -1))
+    errors = torch.rad2deg(torch.stack(errors))
+    worst_axis = torch.linalg.eigvalsh((errors[..., None] * errors[..., None, :]).mean(0))[..., -1].clamp_min(0).sqrt()
+    said = torch.stack([trial.turn_deviation for trial in found]).mean(0) / 2**0.5
+    apart = ~torch.eye(4, dtype=torch.bool)
+    assert ((said / worst_axis)[apart].log().abs() < np.log(1.6)).all()
+    assert (said.diagonal() < 1e-3 * said.max()).all()
+
+
+def test_deviations_do_not_hang_on_which_view_comes_first():
+    true, order = true_cameras(), [2, 0, 3, 1]
+    sightings = seen(true, noise=0.5)
+    one = adjust(true, sightings, None).turn_deviation
+    place = torch.tensor([order.index(view) for view in range(4)])
+    moved_on = replace(sightings, view=place[sightings.view], seen_in=place[sightings.seen_in])
+    other = adjust(true[order], moved_on, None).turn_deviation
+    torch.testing.assert_close(other, one[order][:, order], rtol=0.05, atol=1e-3)
 
 
 def test_a_point_behind_a_camera_does_not_break_it():

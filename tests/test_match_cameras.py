@@ -7,10 +7,11 @@ import pytest
 import torch
 from PIL import Image
 
+from geometry import match_cameras
 from geometry.cameras import Cameras
 from geometry.images import to_tensor, to_uint8
 from geometry.match_cameras import _pairs, cameras_from_matches
-from geometry.matches import match_photos
+from geometry.matches import MatchedPair, match_photos
 from geometry.sfm import PosesNotFound
 from splat import pipeline
 from splat.predict import predict
@@ -94,6 +95,62 @@ def test_a_view_of_something_else_stays_where_it_was_guessed(scene):
     kept = found.cameras.w2c @ torch.linalg.inv(found.cameras.w2c[1])
     torch.testing.assert_close(kept[2], guess.w2c[2] @ torch.linalg.inv(guess.w2c[1]))
     assert turn_errors(relative(found.cameras[[0, 1, 3]]), relative(cameras(w2c[[0, 1, 3]]))).max() < 0.5
+
+
+def wrong_pair(views: tuple[int, int], count: int) -> MatchedPair:
+    """Matches that agree with each other, on a motion that is not that of the views."""
+    generator = np.random.default_rng(1)
+    points = np.c_[generator.uniform(-2, 2, (count, 2)), generator.uniform(4, 8, count)]
+    turned = points @ look_at((0, 0, 0), (1, 0.5, 2))[:3, :3].T + (0.5, 1, 3)
+    pixels = [(x @ pinhole(SIZE, FOCAL).T / x[:, 2:])[:, :2] for x in (points, turned)]
+    return MatchedPair(views, np.stack([10_000 + np.arange(count)] * 2), np.stack(pixels))
+
+
+def with_pairs(monkeypatch, change) -> None:
+    def changed(photos, pairs):
+        return change(match_photos(photos, pairs))
+
+    monkeypatch.setattr(match_cameras, "match_photos", changed)
+
+
+def test_a_view_that_few_wrong_matches_hold_is_not_placed(scene, monkeypatch):
+    w2c, images = scene
+    with_pairs(monkeypatch, lambda pairs: [p for p in pairs if 3 not in p.views] + [wrong_pair((0, 3), 18)])
+    found = cameras_from_matches(images, *guessed(4), True)
+    assert found.placed == (0, 1, 2)
+    assert turn_errors(relative(found.cameras[:3]), relative(cameras(w2c[:3]))).max() < 0.5
+
+
+def test_a_view_that_sees_a_spot_is_not_placed(scene, monkeypatch):
+    """All that it has in common with the others lies so close together that many poses fit."""
+    _, images = scene
+
+    def spot(pair: MatchedPair) -> MatchedPair:
+        at = pair.pixels[1]
+        near = np.argsort(np.linalg.norm(at - np.median(at, axis=0), axis=1))[:24]
+        return MatchedPair(pair.views, pair.keypoints[:, near], pair.pixels[:, near])
+
+    def only_there(pairs: list[MatchedPair]) -> list[MatchedPair]:
+        return [spot(pair) if pair.views == (2, 3) else pair for pair in pairs if pair.views not in ((0, 3), (1, 3))]
+
+    with_pairs(monkeypatch, only_there)
+    found = cameras_from_matches(images, *guessed(4), True)
+    assert found.placed == (0, 1, 2)
+
+
+def test_one_bad_link_is_got_around(scene, monkeypatch):
+    """Two-view geometry has the best-matched pair wrong: the chain along other pairs is the one that fits."""
+    w2c, images = scene
+    two_view = match_cameras._two_view
+
+    def wrong_once(pair: MatchedPair, *known):
+        count, motion = two_view(pair, *known)
+        return (10_000, look_at((2, 1, 3), (0, 3, 0), (1, 0, 0))) if pair.views == (1, 2) else (count, motion)
+
+    monkeypatch.setattr(match_cameras, "_two_view", wrong_once)
+    found = cameras_from_matches(images, *guessed(4), True)
+    assert found.placed == (0, 1, 2, 3)
+    assert turn_errors(found.cameras, relative(cameras(w2c))).max() < 0.5
 
 
 def test_nothing_to_match():

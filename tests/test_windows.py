@@ -56,6 +56,14 @@ def test_a_whole_run(data, tmp_path, capsys):
 
 def test_without_poses_targets_follow_the_cameras_that_were_found(data, tmp_path, capsys):
     windows.main(replace(data, cameras_from="decoder"))
-    assert "| scene | PSNR | SSIM | nearest copy | gain | rotation error |" in capsys.readouterr().out
+    head = "| scene | PSNR | SSIM | nearest copy | gain | rotation error | of the worst pair |"
+    assert head in capsys.readouterr().out
     result = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert result["cameras_from"] == "decoder" and all(0 < row["rotation"] < 180 for row in result["images"])
+    assert result["cameras_from"] == "decoder"
+    assert all(0 < row["rotation"] < row["worst_rotation"] < 180 for row in result["images"])
+
+
+def test_results_say_how_many_views_matches_placed(data, tmp_path):
+    windows.main(replace(data, cameras_from="matches"))
+    result = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert all("match between the images" in row["notes"][0] for row in result["images"])
