@@ -84,7 +84,9 @@ def test_two_processes_train_as_one(alone, tmp_path, fsdp):
         for name in a.keys() - {"images_per_s", "data_wait", "tflops"}:
             # Adam makes much of the last bit, and a share of pixels jumps by a whole one.
             near = 2e-3 if "delta" in name else 1e-5
-            assert b[name] == pytest.approx(a[name], rel=1e-3, abs=near), name
+            # Of an untrained network single pixels are wild, and their relative error has most of the gradient.
+            far = 5e-3 if name == "norm" else 1e-3
+            assert b[name] == pytest.approx(a[name], rel=far, abs=near), name
     for name in ("model", "ema", "optimizer"):
         a, b = (load_file(run / "checkpoints" / "step-0000004" / f"{name}.safetensors") for run in (alone, out))
         assert a.keys() == b.keys()
