@@ -82,10 +82,10 @@ def test_two_processes_train_as_one(alone, tmp_path, fsdp):
     assert [row["step"] for row in one] == [row["step"] for row in two]
     for a, b in zip(one, two, strict=True):
         for name in a.keys() - {"images_per_s", "data_wait", "tflops"}:
-            # Adam makes much of the last bit, and a share of pixels jumps by a whole one.
+            # Adam makes much of the last bit: what is 1e-5 apart at first is 1e-3 apart two steps on. And a share of
+            # pixels jumps by a whole one.
+            far = 1e-4 if a["step"] == one[0]["step"] else 5e-3
             near = 2e-3 if "delta" in name else 1e-5
-            # Of an untrained network single pixels are wild, and their relative error has most of the gradient.
-            far = 5e-3 if name == "norm" else 1e-3
             assert b[name] == pytest.approx(a[name], rel=far, abs=near), name
     for name in ("model", "ema", "optimizer"):
         a, b = (load_file(run / "checkpoints" / "step-0000004" / f"{name}.safetensors") for run in (alone, out))
