@@ -153,10 +153,10 @@ def _solve(start: _Start, pairs: Sequence[MatchedPair], depth: Tensor, root: int
     w2c = _chain(start.motions, start.cameras, root)
     if w2c is None:
         return None
-    inside, cameras = list(w2c), start.cameras[list(w2c)]
+    inside = list(w2c)
+    chained = replace(start.cameras[inside], w2c=torch.tensor(np.stack(list(w2c.values()))))
     sightings = _sightings(pairs, inside, depth)
-    start_cameras = replace(cameras, w2c=torch.tensor(np.stack(list(w2c.values()))))
-    adjusted = adjust(start_cameras, sightings, start.zoom)
+    adjusted = adjust(chained, sightings, start.zoom)
     held, placed = ([inside[n] for n in numbers] for numbers in _held_and_placed(adjusted, sightings))
     return _Solution(start, inside, adjusted, held, placed)
 

@@ -15,9 +15,7 @@ from splat.similarity import structural_similarity
 
 Scalars = dict[str, Tensor]
 
-FARTHEST = (
-    1.6  # of log depth, five times too far: from there on relative error is not counted, or it would drown the rest
-)
+FARTHEST = 1.6  # of log depth, five times too far: relative error grows no further, or it would drown the rest
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
