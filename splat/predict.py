@@ -135,7 +135,7 @@ def _with_matched_cameras(images: Tensor, K: Tensor | None, model: Model, output
         note = f"matches between the images place {len(matched.placed)} of {len(images)} views ({matched.error:.2f} px)"
         if len(matched.placed) < len(images):
             alone = ", ".join(str(i) for i in range(len(images)) if i not in matched.placed)
-            note += f"; where view {alone} stands (counted from 0) is the network's guess, expect less there"
+            note += f"; where view {alone} stands (counted from 0) is a guess, expect less there"
     return replace(seen, notes=(note, *seen.notes))
 
 
