@@ -12,8 +12,9 @@ from geometry.cameras import project, unproject, validate
 from geometry.synthetic import SyntheticConfig, make_atlas, sample_batch, write_sample
 from geometry.synthetic.dice import Dice
 from geometry.synthetic.intersect import hit_boxes, hit_implicit, hit_panels, hit_rounds
-from geometry.synthetic.rigs import into_frames
-from geometry.synthetic.scenes import KINDS
+from geometry.synthetic.parts import CYLINDER, rows
+from geometry.synthetic.rigs import clear_of, into_frames, without_obstacles
+from geometry.synthetic.scenes import KINDS, primitive_table, sample_layout
 from geometry.synthetic.textures import lookup, pack, side, unpack
 from geometry.synthetic.transforms import rotations
 
@@ -112,6 +113,32 @@ def test_most_of_every_view_is_seen_by_a_context_view(atlas):
             shares.append(float((seen & valid).sum() / valid.sum().clamp_min(1)))
     shares = torch.tensor(shares)
     assert shares.median() > 0.7 and shares.quantile(0.1) > 0.35
+
+
+def test_slender_things_in_front_of_the_lens_are_taken_away(atlas):
+    dice = Dice(0, 1, "cpu")
+    layout, _ = sample_layout(dice, SMALL.counts, tuple(float(kind.__name__ == "statue") for kind in KINDS))
+    near, far, wide = 3, 4, 5  # slots of rounds
+    eye = torch.tensor([40.0, 0.0, 1.0])
+    for slot, x, radius in ((near, 39.8, 0.02), (far, 39.0, 0.02), (wide, 39.0, 0.95)):
+        layout.rounds[:, slot] = rows(dice, 1, (x, 0.0, 1.0), (radius, radius, 1.0), shape=CYLINDER)[:, 0]
+    table = primitive_table(dice, layout, 12)
+    c2w = torch.eye(4).repeat(1, 1, 1, 1)
+    c2w[0, 0, :3, 3] = eye
+    left = without_obstacles(table, c2w, torch.tensor([[0.5]]), SMALL.counts)
+    changed = (left != table).any(1)[0].nonzero()[:, 0]
+    assert changed.tolist() == [SMALL.boxes + near]
+    # No ray meets it: it is as small and as far away as an empty slot.
+    assert torch.allclose(left[0, :15, changed[0]], table[0, :15, table[0, 12] <= 1e-3][:, 0])
+
+
+def test_things_stay_clear_of_the_lens_by_part_of_the_way_to_the_next_views():
+    c2w = torch.eye(4).repeat(1, 4, 1, 1)
+    c2w[0, :, 0, 3] = torch.tensor([0.0, 1.0, 3.0, 2.0])  # three contexts and a target
+    far, near = torch.full((1, 4), 100.0), torch.full((1, 4), 1.0)
+    assert torch.allclose(clear_of(far, c2w, 3), torch.full((1, 4), 15.0))
+    assert torch.allclose(clear_of(near, c2w, 3), 0.5 * torch.tensor([[2.0, 1.5, 2.5, 1.0]]))
+    assert torch.allclose(clear_of(near, c2w, 1), torch.full((1, 4), 0.15))
 
 
 def test_world_scale_and_frame_are_arbitrary_and_depth_follows(atlas):

@@ -11,7 +11,7 @@ from ..cameras import Cameras
 from .dice import Dice
 from .intersect import INDEX_BITS, Counts
 from .parts import UNUSED_SIZE
-from .rigs import candidates, choose, into_frames, path, sample_intrinsics
+from .rigs import candidates, choose, clear_of, into_frames, path, sample_intrinsics, without_obstacles
 from .scenes import ambience_table, primitive_table, sample_layout
 from .shade import FIELD, World, trace
 from .transforms import apply, inverse, product, rigid, rotations
@@ -89,8 +89,9 @@ def sample_batch(
     K, fov = sample_intrinsics(dice, views, size, config.fov)
     offset, inward = path(dice, views, config.targets, config.baseline, config.rigs)
     tries = candidates(dice, layout, offset, inward, fov)
-    best = choose(tries, K, size, contexts, table, layout.waves, counts, config.steps)
+    best, median = choose(tries, K, size, contexts, table, layout.waves, counts, config.steps)
     c2w = tries[torch.arange(batch, device=dice.device), best]
+    table = without_obstacles(table, c2w, clear_of(median, c2w, contexts), counts)
     # One draw on the host, since it decides what is computed.
     shadows = float(torch.rand((), generator=torch.Generator().manual_seed(seed))) < config.shadows
     light, depth = cast(

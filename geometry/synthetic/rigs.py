@@ -9,13 +9,14 @@ from torch import Tensor
 
 from .dice import Dice, constant
 from .intersect import Counts, first_hit
-from .parts import Layout
+from .parts import OUTLYING, UNUSED_SIZE, Layout
 from .shade import FIELD
 from .transforms import apply, inverse, product, rigid
 
 PROBE = 8  # candidates are judged by PROBE x PROBE rays a view
 SHRINK = (1.0, 1.0, 1.0, 0.8, 0.55, 0.3)  # of the baseline, candidate by candidate
 RIGS = ("arc", "sideways", "upwards", "approach", "cloud", "turn")
+CRAMPED = 0.15  # of the median depth: views with something nearer are avoided
 
 
 def sample_intrinsics(dice: Dice, views: int, size: tuple[int, int], fov: tuple[float, float]) -> tuple[Tensor, Tensor]:
@@ -128,8 +129,8 @@ def into_frames(table: Tensor, c2w: Tensor) -> tuple[Tensor, Tensor]:
     return to_local.flatten(0, 1).contiguous(), eye.flatten(0, 1).contiguous()
 
 
-def clearance(table: Tensor, eye_local: Tensor, counts: Counts) -> Tensor:
-    """Distance [B, M] from camera centres [B M, 3, P] to the nearest primitive's bounds; negative outside a room."""
+def clearances(table: Tensor, eye_local: Tensor, counts: Counts) -> Tensor:
+    """Distances [B, M, P] from camera centres [B M, 3, P] to the primitives' bounds; negative outside a room."""
     batch = table.shape[0]
     half = table[:, None, 12:15]
     place = eye_local.unflatten(0, (batch, -1)) * half
@@ -137,8 +138,7 @@ def clearance(table: Tensor, eye_local: Tensor, counts: Counts) -> Tensor:
     outside = (place.abs() - half).clamp_min(0).square().sum(-2).sqrt()
     inside = (half - place.abs()).amin(-2)
     # A bumpy ground fills its bounds to some 60 %.
-    distance = torch.where(room[:, None], inside, outside)
-    return distance.amin(-1)
+    return torch.where(room[:, None], inside, outside)
 
 
 def choose(
@@ -150,8 +150,11 @@ def choose(
     waves: Tensor,
     counts: Counts,
     steps: int,
-) -> Tensor:
-    """Index [B] of the candidate whose views see enough of each other, of solid things, and keep clear of them."""
+) -> tuple[Tensor, Tensor]:
+    """The candidate whose views see enough of each other, of solid things, and keep clear of them.
+
+    Returns its index [B] and the median depth [B, V] of its views.
+    """
     batch, tries, views = c2w.shape[:3]
     to_local, eye_local = into_frames(table, c2w)
     line = (torch.arange(PROBE, device=c2w.device) + 0.5) / PROBE
@@ -188,8 +191,37 @@ def choose(
         seen[:, :, 0] = 1
     share = solid.float().mean(-1)
     median = torch.where(solid, depth, torch.nan).nanmedian(-1).values.nan_to_num(0.0)
-    room = clearance(table, eye_local, counts).view(batch, tries, views)
-    cramped = (room < 0.15 * median) | (depth.amin(-1) < 0.15 * median)
+    room = clearances(table, eye_local, counts).amin(-1).view(batch, tries, views)
+    cramped = torch.minimum(room, depth.amin(-1)) < CRAMPED * median
     score = seen.amin(-1).clamp_max(0.55) + 0.5 * seen.mean(-1).clamp_max(0.8) + share.amin(-1).clamp_max(0.5)
     score = score - 3.0 * cramped.float().mean(-1) - 1e-3 * torch.arange(tries, device=score.device)
-    return score.argmax(-1)
+    best = score.argmax(-1)
+    return best, median[torch.arange(batch, device=best.device), best]
+
+
+def clear_of(median: Tensor, c2w: Tensor, contexts: int) -> Tensor:
+    """Distance [B, V] within which no slender thing stands before views c2w [B, V, 4, 4] of these median depths.
+
+    What is nearer than half the way to the next context views is hardly ever in their sight.
+    """
+    if contexts == 1:
+        return CRAMPED * median
+    centers = c2w[..., :3, 3]
+    apart = (centers[:, :, None] - centers[:, None, :contexts]).norm(dim=-1)
+    itself = torch.eye(*apart.shape[1:], dtype=torch.bool, device=apart.device)
+    apart = apart.masked_fill(itself, torch.inf).topk(min(3, contexts - 1), largest=False).values
+    return torch.maximum(CRAMPED * median, 0.5 * apart.mean(-1))
+
+
+def without_obstacles(table: Tensor, c2w: Tensor, reach: Tensor, counts: Counts) -> Tensor:
+    """`table` less the slender things nearer than `reach` [B, V] to one of the views c2w [B, V, 4, 4].
+
+    In a thicket no candidate is clear of all stems, yet nobody photographs through one a hand's breadth away.
+    """
+    _, eye_local = into_frames(table, c2w)
+    width = table[:, 12:15].median(1).values  # the middle one of three
+    near = (clearances(table, eye_local, counts) < reach[..., None]) & (width[:, None] < reach[..., None])
+    frame, shift = (1 / UNUSED_SIZE, 0, 0, 0, 1 / UNUSED_SIZE, 0, 0, 0, 1 / UNUSED_SIZE), OUTLYING / UNUSED_SIZE
+    away = table.clone()
+    away[:, :15] = constant((*frame, 0, 0, shift, *(UNUSED_SIZE,) * 3), table.device)[:, None]
+    return torch.where(near.any(1)[:, None], away, table)
