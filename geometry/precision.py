@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
+from functools import cache
 from typing import Literal, get_args
 
 import torch
@@ -28,8 +29,17 @@ _mode: ContextVar[Precision | None] = ContextVar("precision", default=None)
 
 
 def default_precision(device: torch.device | str) -> Precision:
-    """bfloat16 on CUDA, where it is fast, float32 elsewhere."""
-    return "bfloat16" if torch.device(device).type == "cuda" else "float32"
+    """bfloat16 where it is fast, on CUDA and on CPUs that have instructions for it; float32 elsewhere."""
+    kind = torch.device(device).type
+    return "bfloat16" if kind == "cuda" or (kind == "cpu" and cpu_has_bfloat16()) else "float32"
+
+
+@cache
+def cpu_has_bfloat16() -> bool:
+    """Whether products of bfloat16 are an instruction: on others, PyTorch's are slower than those of float32."""
+    # Not before PyTorch 2.11 on all platforms.
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
 @contextmanager

@@ -5,9 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
+from geometry import precision as precision_module
 from geometry.precision import default_precision, precision, store_bfloat16
 from tests.test_network import SIZE, some_cameras
 from tests.tiny_networks import images, tiny_model
+
+CPU_HAS_BFLOAT16 = precision_module.cpu_has_bfloat16  # as it is before tests/conftest.py answers for it
 
 
 def flags() -> tuple[str, str, bool]:
@@ -107,13 +110,22 @@ def test_modes_nest():
         assert torch.is_autocast_enabled("cpu")
 
 
-def test_unknown_modes_and_defaults():
+@pytest.mark.parametrize(
+    ("capabilities", "fast"), [({}, "float32"), ({"avx512_bf16": True}, "bfloat16"), ({"amx_bf16": True}, "bfloat16")]
+)
+def test_the_default_is_what_the_processor_is_fast_in(capabilities, fast, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": False} | capabilities, raising=False)
+    monkeypatch.setattr(precision_module, "cpu_has_bfloat16", CPU_HAS_BFLOAT16.__wrapped__)
+    assert default_precision("cpu") == default_precision(torch.device("cpu")) == fast
+    assert default_precision(torch.device("cuda", 1)) == "bfloat16" and default_precision("mps") == "float32"
+
+
+def test_unknown_modes():
     with (
         pytest.raises(ValueError, match="precision must be one of float32, bfloat16, got 'tf32'"),
         precision("tf32", "cpu"),
     ):
         pass
-    assert default_precision("cpu") == "float32" and default_precision(torch.device("cuda", 1)) == "bfloat16"
 
 
 @pytest.mark.parametrize("kind", ["a", "b", "nested"])

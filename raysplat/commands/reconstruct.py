@@ -39,7 +39,7 @@ class Options:
     reference_view: ReferenceView = "saddle_balanced"
     """rule by which the network chooses the view it takes for the world, where no poses are given"""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """auto is bfloat16 on a GPU and float32 elsewhere; float32 is exact and slower"""
+    """auto is bfloat16 on a GPU and on CPUs with instructions for it, else float32, which is exact and slower"""
     refine: int = 0
     """steps of optimisation on the photos after the network's one pass; 20 take seconds and make pictures sharper"""
     device: str = "auto"
