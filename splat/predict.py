@@ -12,6 +12,7 @@ from torch import Tensor
 from geometry.alignment import Similarity, align_cameras
 from geometry.camera_heads import normalize_cameras
 from geometry.cameras import Cameras, relative_to_first, validate
+from geometry.consistency import consistent_depth
 from geometry.cue import baseline_unit
 from geometry.match_cameras import cameras_from_matches
 from geometry.metric import metric_depth, scale_note
@@ -81,10 +82,12 @@ def predict(
     its world (`geometry.reference_view`), `export_layers` are blocks whose patch tokens are wanted, `mode` is "float32"
     or "bfloat16" (default: bfloat16 on CUDA, see `geometry.precision`).
 
-    A network without a Gaussian head gives splats made of its depth, which a note says. Where it predicts cameras even
-    though some are given, its world is brought to theirs by the similarity of `geometry.alignment.align_cameras`: that
-    says what holds for one view, two, and cameras in a line. Runs where the model is. Raises ValueError for what does
-    not fit or cannot be had from this network, MemoryError, with what to lower, when there is too little memory.
+    Where cameras are given to a network with a matching cue (`nano`), depth is brought to where its views agree
+    (`geometry.consistency`), which its Gaussians are not. A network without a Gaussian head gives splats made of its
+    depth, which a note says. Where a network predicts cameras even though some are given, its world is brought to
+    theirs by the similarity of `geometry.alignment.align_cameras`: that says what holds for one view, two, and cameras
+    in a line. Runs where the model is. Raises ValueError for what does not fit or cannot be had from this network,
+    MemoryError, with what to lower, when there is too little memory.
     """
     _check(images, cameras, K, outputs, frame, cameras_from)
     device = next(model.parameters()).device
@@ -205,7 +208,10 @@ def _any_view(images, world: _World, K, model, outputs, frame, cameras_from, opt
     geometry = geometry.to(torch.float32)
     with in_float32(images):  # world coordinates have no digits to lose
         home = _identity(geometry) if frame == "network" else world.home(geometry.cameras)
-        depth = geometry.depth[0] * home.scale
+        depth = geometry.depth
+        if features.cue is not None and "depth" in outputs:
+            depth = consistent_depth(depth, features.cameras, features.cue.source)
+        depth = depth[0] * home.scale
         cameras = _cameras_home(geometry.cameras, world, K, frame)
         if gaussians is not None:
             gaussians = Gaussians(*(x[0].float() for x in vars(gaussians).values()))

@@ -1,0 +1,78 @@
+"""Depth on which views agree: what other views see in a pixel's place, where more of them bear it out, and their mean.
+
+Each view's depth is found by itself, and where it errs it is mostly too far: the background's depth on something thin
+in front. The neighbours may have seen that thing. Nothing here is learned. It is for depth as a result: splats made of
+it are not better ones, as each view's sit where its own picture is sharpest (docs/nano.md).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from geometry.cameras import Cameras
+from geometry.sweep import homographies, in_neighbor
+
+AGREE = 0.1  # difference in log depth at which a neighbour's word counts for exp(-1)
+MARGIN = 0.5  # by how many neighbours more another view's depth must be borne out to take the place of one's own
+NEARER = 0.95  # and it must be nearer by this factor: through gaps in what is in front, everything far shines
+
+
+def consistent_depth(depth: Tensor, cameras: Cameras, source: Tensor) -> Tensor:
+    """Z-depth [B, V, H, W] above 0, in the unit of `cameras` [B, V], brought to where its views agree; no gradient.
+
+    `source` [B*V, S] are each view's neighbours as rows of all views (`geometry.sweep.neighbor_rows`).
+    """
+    with torch.no_grad(), torch.autocast(depth.device.type, enabled=False):
+        log_depth = depth.float().flatten(0, 1).log()
+        A, b = homographies(cameras, source, depth.shape[-2:])
+        candidates = torch.cat([log_depth[:, None], seen_by_neighbors(log_depth, source, A, b)], 1)
+        borne_out, _ = ask_neighbors(candidates, log_depth, source, A, b)
+        borne_out[:, 0] += MARGIN
+        nearer = candidates < log_depth[:, None] + torch.tensor(NEARER, device=depth.device).log()
+        nearer[:, 0] = True
+        best = borne_out.masked_fill(~nearer, -1.0).argmax(1, keepdim=True)
+        chosen = candidates.gather(1, best)
+        weight, shift = ask_neighbors(chosen, chosen[:, 0], source, A, b)
+        return (chosen + shift / (1 + weight)).exp().view(depth.shape)
+
+
+def seen_by_neighbors(log_depth: Tensor, source: Tensor, A: Tensor, b: Tensor) -> Tensor:
+    """Log depth [R, S, H, W] in each view of what its neighbours see; infinite where they see nothing.
+
+    Their pixels become points, each of which fills one pixel, and the nearest wins.
+    """
+    height, width = log_depth.shape[1:]
+    y, x = torch.meshgrid(*(torch.arange(n, device=A.device) + 0.5 for n in (height, width)), indexing="ij")
+    pixels = torch.stack([x, y, torch.ones_like(x)]).flatten(1)
+    # With z for depths, z' p' = z A p + b for p here and p' in the neighbour.
+    points = log_depth.exp().flatten(1)[source][:, :, None] * pixels - b[..., None]
+    points = torch.linalg.inv(A) @ points
+    z = points[:, :, 2]
+    column, row = (points[:, :, :2] / z[:, :, None]).floor().unbind(2)
+    inside = (z > 0) & (column >= 0) & (column < width) & (row >= 0) & (row < height)
+    index = torch.where(inside, row * width + column, 0.0).long()
+    nearest = torch.full_like(z, torch.inf).scatter_reduce(-1, index, torch.where(inside, z, torch.inf), "amin")
+    return nearest.log().unflatten(-1, (height, width))
+
+
+def ask_neighbors(candidates: Tensor, log_depth: Tensor, source: Tensor, A: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """How far the neighbours bear out log depths `candidates` [R, K, H, W].
+
+    Returns the sum over neighbours of their weight, 1 for the same depth and 0 for another one, and of weight times how
+    much farther they see, both [R, K, H, W]. `log_depth` [R, H, W] is what they see themselves.
+    """
+    height, width = log_depth.shape[1:]
+    weights, shifts = torch.zeros_like(candidates), torch.zeros_like(candidates)
+    for s in range(source.shape[1]):
+        grid, ratio = in_neighbor(candidates, A[:, s], b[:, s])
+        u, v = grid.unbind(-1)
+        column, row = ((u + 1) * (width / 2)).floor(), ((v + 1) * (height / 2)).floor()
+        inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+        index = torch.where(inside, row * width + column, 0.0).long().flatten(1)
+        there = log_depth[source[:, s]].flatten(1).gather(1, index).view_as(candidates)
+        farther = there - candidates - ratio.log()
+        weight = torch.where(inside, torch.exp(-((farther / AGREE) ** 2)), 0.0)
+        weights += weight
+        shifts += torch.where(weight > 0, weight * farther, 0.0)
+    return weights, shifts
