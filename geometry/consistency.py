@@ -7,7 +7,10 @@ it are not better ones, as each view's sit where its own picture is sharpest (do
 
 from __future__ import annotations
 
+import math
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from geometry.cameras import Cameras
@@ -16,6 +19,7 @@ from geometry.sweep import homographies, in_neighbor
 AGREE = 0.1  # difference in log depth at which a neighbour's word counts for exp(-1)
 MARGIN = 0.5  # by how many neighbours more another view's depth must be borne out to take the place of one's own
 NEARER = 0.95  # and it must be nearer by this factor: through gaps in what is in front, everything far shines
+MOST = 5 / 9  # of 3x3 pixels change together: single ones are edges that other views have a pixel too wide
 
 
 def consistent_depth(depth: Tensor, cameras: Cameras, source: Tensor) -> Tensor:
@@ -29,9 +33,11 @@ def consistent_depth(depth: Tensor, cameras: Cameras, source: Tensor) -> Tensor:
         candidates = torch.cat([log_depth[:, None], seen_by_neighbors(log_depth, source, A, b)], 1)
         borne_out, _ = ask_neighbors(candidates, log_depth, source, A, b)
         borne_out[:, 0] += MARGIN
-        nearer = candidates < log_depth[:, None] + torch.tensor(NEARER, device=depth.device).log()
+        nearer = candidates < log_depth[:, None] + math.log(NEARER)
         nearer[:, 0] = True
         best = borne_out.masked_fill(~nearer, -1.0).argmax(1, keepdim=True)
+        changed = F.avg_pool2d((best > 0).float(), 3, stride=1, padding=1, count_include_pad=False)
+        best = best.masked_fill(changed < MOST - 1e-3, 0)
         chosen = candidates.gather(1, best)
         weight, shift = ask_neighbors(chosen, chosen[:, 0], source, A, b)
         return (chosen + shift / (1 + weight)).exp().view(depth.shape)
