@@ -68,16 +68,13 @@ def ask_neighbors(candidates: Tensor, log_depth: Tensor, source: Tensor, A: Tens
     Returns the sum over neighbours of their weight, 1 for the same depth and 0 for another one, and of weight times how
     much farther they see, both [R, K, H, W]. `log_depth` [R, H, W] is what they see themselves.
     """
-    height, width = log_depth.shape[1:]
     weights, shifts = torch.zeros_like(candidates), torch.zeros_like(candidates)
     for s in range(source.shape[1]):
         grid, ratio = in_neighbor(candidates, A[:, s], b[:, s])
-        u, v = grid.unbind(-1)
-        column, row = ((u + 1) * (width / 2)).floor(), ((v + 1) * (height / 2)).floor()
-        inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
-        index = torch.where(inside, row * width + column, 0.0).long().flatten(1)
-        there = log_depth[source[:, s]].flatten(1).gather(1, index).view_as(candidates)
-        farther = there - candidates - ratio.log()
+        inside = (grid.abs() <= 1).all(-1)
+        theirs = log_depth[source[:, s], None]
+        found = F.grid_sample(theirs, grid.flatten(1, 2), "nearest", padding_mode="border", align_corners=False)
+        farther = found.view_as(candidates) - candidates - ratio.log()
         weight = torch.where(inside, torch.exp(-((farther / AGREE) ** 2)), 0.0)
         weights += weight
         shifts += torch.where(weight > 0, weight * farther, 0.0)

@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
-from functools import cache
 from typing import Literal, get_args
 
 import torch
@@ -34,10 +33,9 @@ def default_precision(device: torch.device | str) -> Precision:
     return "bfloat16" if kind == "cuda" or (kind == "cpu" and cpu_has_bfloat16()) else "float32"
 
 
-@cache
 def cpu_has_bfloat16() -> bool:
     """Whether products of bfloat16 are an instruction: on others, PyTorch's are slower than those of float32."""
-    # Not before PyTorch 2.11 on all platforms.
+    # Older versions of PyTorch do not tell.
     capabilities = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 

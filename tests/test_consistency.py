@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from geometry import consistency
 from geometry.consistency import consistent_depth, seen_by_neighbors
 from geometry.cue import neighbors
+from geometry.normalize import rescale
 from geometry.sweep import homographies
 from splat.model import GaussianModel
 from splat.predict import predict
@@ -75,8 +78,7 @@ def test_errors_of_their_own_are_averaged(scene):
 
 def test_the_unit_of_length_does_not_matter(scene):
     depth, cameras, source = scene
-    larger = type(cameras)(cameras.w2c.clone(), cameras.K, cameras.size)
-    larger.w2c[..., :3, 3] *= 50
+    larger = rescale(cameras, torch.tensor([50.0]))
     noisy = depth * torch.exp(0.03 * torch.randn(depth.shape, generator=torch.Generator().manual_seed(1)))
     one, fifty = consistent_depth(noisy, cameras, source), consistent_depth(50 * noisy, larger, source)
     torch.testing.assert_close(50 * one, fifty, rtol=1e-4, atol=0)
@@ -84,7 +86,7 @@ def test_the_unit_of_length_does_not_matter(scene):
 
 def test_what_lies_behind_a_neighbour_is_not_seen(scene):
     depth, cameras, source = scene
-    turned = type(cameras)(cameras.w2c.clone(), cameras.K, cameras.size)
+    turned = replace(cameras, w2c=cameras.w2c.clone())
     turned.w2c[0, 1] = torch.diag(torch.tensor([-1.0, 1.0, -1.0, 1.0])) @ turned.w2c[0, 1]  # looks the other way
     A, b = homographies(turned, source, (SIDE, SIDE))
     seen = seen_by_neighbors(depth[0].log(), source, A, b)

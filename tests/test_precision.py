@@ -115,7 +115,7 @@ def test_modes_nest():
 )
 def test_the_default_is_what_the_processor_is_fast_in(capabilities, fast, monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": False} | capabilities, raising=False)
-    monkeypatch.setattr(precision_module, "cpu_has_bfloat16", CPU_HAS_BFLOAT16.__wrapped__)
+    monkeypatch.setattr(precision_module, "cpu_has_bfloat16", CPU_HAS_BFLOAT16)
     assert default_precision("cpu") == default_precision(torch.device("cpu")) == fast
     assert default_precision(torch.device("cuda", 1)) == "bfloat16" and default_precision("mps") == "float32"
 

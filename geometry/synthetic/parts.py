@@ -14,10 +14,12 @@ import torch
 from torch import Tensor
 
 from .dice import Dice, constant
+from .transforms import apply, rotations
 
 ROW = 14
 WAVES = 6
 OUTLYING, UNUSED_SIZE = 1e4, 1e-3  # slots that are not used lie down here, a millimetre wide
+UNUSED = (0.0, 0.0, -OUTLYING, *(UNUSED_SIZE,) * 3, *(0.0,) * 6, 1.0, 0.0)
 
 SPHERE, CYLINDER, CONE = (1, 0, -1, 0), (1, 0, 0, 0), (0.25, -0.5, 0.25, 0)
 BARREL, VASE, BOWL, PEAR = (1, 0, -0.4, 0), (0.45, -0.1, 0.45, 0), (0.5, 0.5, 0, 0), (0.55, -0.45, -0.1, 0)
@@ -69,8 +71,14 @@ def rows(dice: Dice, n: int, center, half, angles=(0.0, 0.0, 0.0), shape=(0, 0, 
 
 def unused(dice: Dice, n: int) -> Tensor:
     """Rows [B, n, ROW] that no ray meets."""
-    row = constant((0.0, 0.0, -OUTLYING, *(UNUSED_SIZE,) * 3, *(0.0,) * 6, 1.0, 0.0), dice.device)
-    return row.expand(dice.batch, n, ROW)
+    return constant(UNUSED, dice.device).expand(dice.batch, n, ROW)
+
+
+def places(row: Tensor) -> Tensor:
+    """Where primitives [B, n, ROW] are and how large, as a table's first fields [B, 15, n] (see shade.FIELDS)."""
+    center, half = row[..., :3], row[..., 3:6]
+    frame = rotations(row[..., 6:9]).transpose(-1, -2) / half[..., None]
+    return torch.cat([frame.flatten(-2), -apply(frame, center), half], -1).transpose(1, 2)
 
 
 def slots(dice: Dice, count: int, *parts: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .dice import Dice, constant
 from .intersect import Counts, first_hit
-from .parts import OUTLYING, UNUSED_SIZE, Layout
+from .parts import UNUSED, Layout, places
 from .shade import FIELD
 from .transforms import apply, inverse, product, rigid
 
@@ -221,7 +221,6 @@ def without_obstacles(table: Tensor, c2w: Tensor, reach: Tensor, counts: Counts)
     _, eye_local = into_frames(table, c2w)
     width = table[:, 12:15].median(1).values  # the middle one of three
     near = (clearances(table, eye_local, counts) < reach[..., None]) & (width[:, None] < reach[..., None])
-    frame, shift = (1 / UNUSED_SIZE, 0, 0, 0, 1 / UNUSED_SIZE, 0, 0, 0, 1 / UNUSED_SIZE), OUTLYING / UNUSED_SIZE
     away = table.clone()
-    away[:, :15] = constant((*frame, 0, 0, shift, *(UNUSED_SIZE,) * 3), table.device)[:, None]
+    away[:, :15] = places(constant(UNUSED, table.device)[None, None])
     return torch.where(near.any(1)[:, None], away, table)

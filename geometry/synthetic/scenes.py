@@ -11,9 +11,8 @@ from .dice import Dice, constant
 from .indoors import interior, plant, shelf, tabletop
 from .intersect import Counts
 from .outdoors import aerial, clutter, facade, statue, street
-from .parts import UNUSED_SIZE, Layout, Matter
+from .parts import UNUSED_SIZE, Layout, Matter, places
 from .shade import FIELD, FIELDS
-from .transforms import apply, rotations
 
 KINDS = (tabletop, interior, shelf, plant, statue, facade, street, aerial, clutter)
 
@@ -42,16 +41,13 @@ def primitive_table(dice: Dice, layout: Layout, textures: int) -> Tensor:
     """The table [B, len(FIELDS), P] of all primitives with their looks drawn (see shade.FIELDS)."""
     row = torch.cat([layout.boxes, layout.rounds, layout.panels, layout.implicits], 1)
     n = row.shape[1]
-    center, half, shape, matter = row[..., :3], row[..., 3:6], row[..., 9:13], row[..., 13]
-    frame = rotations(row[..., 6:9]).transpose(-1, -2) / half[..., None]
+    half, shape, matter = row[..., 3:6], row[..., 9:13], row[..., 13]
     table = torch.zeros(dice.batch, len(FIELDS), n, device=dice.device)
 
     def put(name: str, values: Tensor) -> None:
         table[:, FIELD[name]] = values
 
-    table[:, :9] = frame.flatten(-2).transpose(1, 2)
-    table[:, 9:12] = -apply(frame, center).transpose(1, 2)
-    table[:, 12:15] = half.transpose(1, 2)
+    table[:, :15] = places(row)
     table[:, FIELD["shape0"] : FIELD["shape0"] + 4] = shape.transpose(1, 2)
     room = torch.zeros(n, dtype=torch.bool, device=dice.device)
     room[: layout.boxes.shape[1]] = True
