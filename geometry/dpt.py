@@ -215,9 +215,9 @@ def add_position(x: Tensor, image_size: tuple[int, int]) -> Tensor:
     channels, height, width = x.shape[1:]
     columns, rows = uv_encoding(height, width, channels, image_size, x.device)
     position = torch.cat([columns.expand(-1, height, -1), rows.expand(-1, -1, width)])[None]
-    # In the layout of x: the CPU takes several times as long to add maps whose layouts differ.
+    # In the layout and number format of x: the CPU takes several times as long to add maps that differ in these.
     layout = torch.channels_last if x.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
-    return x.add_(position.contiguous(memory_format=layout))
+    return x.add_(position.to(x.dtype, memory_format=layout))
 
 
 def in_chunks(run: Callable[..., list[Tensor]], *inputs: Tensor | None) -> list[Tensor]:
