@@ -21,6 +21,7 @@ from geometry.tables import uv_encoding
 # depth are copies of those inside.
 BORDER = 4
 VIEWS_AT_ONCE = 8  # heads run over so many views at a time, which keeps memory flat
+LARGEST = 40.0  # logarithm that a head may give; seen above 88, where one pixel made the loss of a whole step infinite
 
 
 class ResidualUnit(nn.Module):
@@ -156,11 +157,11 @@ class DualDPT(Pyramid):
                 # training could not take back spikes that it had made.
                 inside = torch.atan(log)[..., BORDER:-BORDER, BORDER:-BORDER]
                 log = log_depth + F.pad(inside, [BORDER] * 4, "replicate")
-            maps = [log.exp(), confidence.exp() + 1]
+            maps = [bounded_exp(log), bounded_exp(confidence) + 1]
             if rays:
                 x = self.scratch.output_conv1_aux[-1](self.fuse(levels, "_aux"))
                 x = self.scratch.output_conv2_aux[-1](add_position(x, size)).float().permute(0, 2, 3, 1)
-                maps += [x[..., :6], x[..., 6].exp() + 1]
+                maps += [x[..., :6], bounded_exp(x[..., 6]) + 1]
             return maps
 
         log_depth = None if log_depth is None else log_depth.flatten(0, 1)
@@ -185,10 +186,15 @@ class DPT(Pyramid):
         def run(*tokens: Tensor) -> list[Tensor]:
             x = resample(self.scratch.output_conv1(self.fuse(self.levels(list(tokens), size))), size)
             depth, sky = self.scratch.output_conv2(x).float(), self.scratch.sky_output_conv2(x).float()
-            return [depth[:, 0].exp(), sky[:, 0].relu()]
+            return [bounded_exp(depth[:, 0]), sky[:, 0].relu()]
 
         depth, sky = in_chunks(run, *(tokens.flatten(0, 1) for tokens in patches))
         return depth.unflatten(0, lead), sky.unflatten(0, lead)
+
+
+def bounded_exp(x: Tensor) -> Tensor:
+    """exp(x), but no larger than a float32 whose square is one too."""
+    return x.clamp_max(LARGEST).exp()
 
 
 def output_layers(features: int, channels_out: int) -> nn.Sequential:

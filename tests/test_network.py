@@ -120,6 +120,19 @@ def test_rays_only_when_asked(model):
     assert full.depth.equal(plain.depth)
 
 
+@pytest.mark.parametrize("kind", ["a", "m"])
+def test_no_pixel_is_infinitely_far(kind):
+    """One that is would make the loss of its whole batch infinite, and the step would be lost."""
+    model = tiny_model(kind).requires_grad_(True)
+    with torch.no_grad():
+        model.head.scratch.output_conv2[-1].bias += 100
+    result = model(images(2, SIZE), rays=True)[0] if kind == "a" else model(images(2, SIZE))
+    assert result.depth.square().isfinite().all()
+    result.depth.log().mean().backward()
+    gradients = [p.grad for p in model.head.parameters() if p.grad is not None]
+    assert gradients and all(gradient.isfinite().all() for gradient in gradients)
+
+
 class NoReads(TorchDispatchMode):
     """Fails on what would make a GPU's host wait."""
 

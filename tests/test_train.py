@@ -18,6 +18,7 @@ from geometry.scene import SparsePoints, scene_from_tensors
 from geometry.scene_pack import PackSettings, write_pack
 from geometry.write_scene import write_scene
 from splat.model import GaussianModel
+from tests.tiny_networks import images, tiny_model
 from tests.train_run import TINY, Planes, tiny_config, walk
 from train import metrics_log, nvs
 from train.config import LossWeights
@@ -200,6 +201,15 @@ def test_a_new_head_draws_a_picture_and_the_rest_is_as_it_was(monkeypatch):
     with torch.no_grad():
         _, gaussians = headed(torch.rand(1, 2, 3, 28, 42), walk(2)[None])
     assert (gaussians.opacities - 0.82).abs().max() < 0.1
+
+
+def test_without_poses_the_first_view_is_the_world_as_it_is_in_the_targets():
+    model, photos = tiny_model("a"), images(3, (28, 42))
+    told = Forward(model, False)(photos, None, rays=True, gaussians=False).geometry.rays
+    first, chosen = (
+        model.decode(model.encode(photos, reference_view=rule), rays=True).rays for rule in ("first", "saddle_balanced")
+    )
+    assert told.equal(first) and not told.equal(chosen)
 
 
 def test_targets_follow_into_the_predicted_frame():

@@ -58,7 +58,9 @@ class Forward(nn.Module):
         with autocast(images, self.bf16):
             if sweeps:
                 return Prediction(self.model.cue(images, cameras))
-            features = self.model.encode(images, cameras)
+            # The targets of steps without poses are in the first view's frame. A reference chosen among shuffled views
+            # would be another one each time, and cameras could not be learnt.
+            features = self.model.encode(images, cameras, reference_view="first")
             geometry = self.model.decode(features, rays=rays)
             if not gaussians:
                 return Prediction(features.cue, features, geometry)
