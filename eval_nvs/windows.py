@@ -4,8 +4,9 @@ Every scene gives windows of neighbouring views: four are inputs, with their pos
 are targets. Beside our render stands the copy of the nearest input, the least that a model must beat, and with
 --seconds what optimisation reaches on the same inputs in that time (eval_nvs/methods/per_scene.py). With --cameras-from
 the inputs come with their intrinsics but without poses; targets follow by the similarity between found and given poses.
-PSNR and SSIM are those of splat/metrics.py, means over the images of a scene, then over scenes. This is the table of
-the model card; the benchmark by published protocols is eval_nvs/run.py.
+PSNR and SSIM are those of splat/metrics.py, means over the images of a scene, then over scenes. With given poses the
+inputs' depth is compared with the points of structure from motion that each of them saw, where the scene knows which.
+This is the table of the model card; the benchmark by published protocols is eval_nvs/run.py.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ from eval_nvs.protocol import PROTOCOLS
 from eval_nvs.stages import seen_points
 from geometry.alignment import align_cameras, rotation_error
 from geometry.cameras import Cameras
-from geometry.scene import open_scene, views
+from geometry.scene import Scene, open_scene, views
+from geometry.scene_depth import sparse_depth
 from geometry.view_selection import windows
 from splat.atomic import whole_file
 from splat.metrics import psnr, ssim
@@ -38,6 +40,18 @@ from splat.predict import CamerasFrom
 from splat.reconstruct import reconstruct
 from splat.refine import refine
 from splat.render import render
+
+COLUMNS = {  # of the table: what a score is called, and how it is printed
+    "psnr": ("PSNR", ".2f"),
+    "ssim": ("SSIM", ".3f"),
+    "copy_psnr": ("nearest copy", ".2f"),
+    "gain": ("gain", "+.2f"),
+    "rotation": ("rotation error", ".2f"),
+    "worst_rotation": ("of the worst pair", ".2f"),
+    "fitted_psnr": ("fitted to the inputs", ".2f"),
+    "abs_rel": ("depth AbsRel", ".3f"),
+    "delta": ("delta 1.25", ".3f"),
+}
 
 
 @dataclass(frozen=True)
@@ -69,6 +83,33 @@ class Score:
     worst_rotation: float | None = None  # of the worst pair: a single wrong camera shows here
     notes: tuple[str, ...] = ()  # on found cameras: how many views matches placed, for instance
     fitted_psnr: float | None = None
+    abs_rel: float | None = None  # of the inputs' depth at the scene's points: mean relative error
+    delta: float | None = None  # share of these points within a factor of 1.25
+
+    @property
+    def gain(self) -> float:
+        return self.psnr - self.copy_psnr
+
+
+def known_depth(scene: Scene, inputs: list[int], cameras: Cameras) -> Tensor:
+    """Depth [V, H, W] of the points that each of the views `inputs` of a scene saw; 0 where nothing is known."""
+    if scene.points is None or scene.points.visible is None:
+        return torch.zeros(len(inputs), *cameras.size)
+    maps = [
+        sparse_depth(scene.points.xyz[scene.points.visible[i]], w2c.numpy(), K.numpy(), cameras.size)
+        for i, w2c, K in zip(inputs, cameras.w2c, cameras.K, strict=True)
+    ]
+    return torch.from_numpy(np.stack(maps))
+
+
+def depth_scores(depth: Tensor, known: Tensor) -> dict[str, float]:
+    """AbsRel and delta 1.25 of depth where `known`, both [V, H, W], is above 0; none where it nowhere is."""
+    at = known > 0
+    if not at.any():
+        return {}
+    ratio = depth.cpu()[at] / known[at]
+    within = torch.maximum(ratio, 1 / ratio) < 1.25
+    return {"abs_rel": float((ratio - 1).abs().mean()), "delta": float(within.float().mean())}
 
 
 def fit(images: Tensor, cameras: Cameras, points: Tensor | None, args: Args) -> list[float]:
@@ -79,15 +120,18 @@ def fit(images: Tensor, cameras: Cameras, points: Tensor | None, args: Args) -> 
     return [psnr(a, b) for a, b in zip(color, images[args.context :], strict=True)]
 
 
-def score_window(model: GaussianModel, images: Tensor, cameras: Cameras, args: Args) -> tuple[list[dict], Tensor]:
+def score_window(
+    model: GaussianModel, images: Tensor, cameras: Cameras, known: Tensor, args: Args
+) -> tuple[list[dict], Tensor]:
     """Scores of the targets among images [V, 3, H, W] and cameras [V], inputs first.
 
-    And a picture strip [3 * T + context, ...].
+    `known` [context, H, W] is the inputs' depth, 0 where unknown. Also returns a picture strip [3 * T + context, ...].
     """
     context = args.context
     inputs, targets = cameras[:context], cameras[context:]
     if args.cameras_from == "given":
-        result, found = reconstruct(images[:context], inputs, model), {}
+        result = reconstruct(images[:context], inputs, model)
+        found = depth_scores(result.depth, known)
     else:
         result = reconstruct(images[:context], None, model, K=inputs.K, cameras_from=args.cameras_from)
         seen = result.cameras.to("cpu", torch.float64)
@@ -114,27 +158,28 @@ def score_window(model: GaussianModel, images: Tensor, cameras: Cameras, args: A
 
 
 def table(scores: list[Score]) -> str:
-    """Markdown rows by scene, and their mean."""
-    columns = {
-        "rotation": "rotation error",
-        "worst_rotation": "of the worst pair",
-        "fitted_psnr": "fitted to the inputs",
-    }
-    columns = {key: name for key, name in columns.items() if getattr(scores[0], key) is not None}
-    keys = ["psnr", "ssim", "copy_psnr", *columns]
-    names = ["scene", "PSNR", "SSIM", "nearest copy", "gain", *columns.values()]
+    """Markdown rows by scene, and their mean; a cell is empty where a scene has no such score."""
+    columns = {key: column for key, column in COLUMNS.items() if any(getattr(s, key) is not None for s in scores)}
     rows = {}
     for scene in sorted({s.scene for s in scores}):
         images = [s for s in scores if s.scene == scene]
-        rows[scene] = [float(np.mean([getattr(s, key) for s in images])) for key in keys]
+        rows[scene] = {key: mean_of([getattr(s, key) for s in images]) for key in columns}
 
-    def cells(p: float, s: float, c: float, *others: float) -> list[str]:
-        return [f"{p:.2f}", f"{s:.3f}", f"{c:.2f}", f"{p - c:+.2f}", *(f"{x:.2f}" for x in others)]
+    def cells(row: dict[str, float | None]) -> list[str]:
+        return ["" if row[key] is None else format(row[key], layout) for key, (_, layout) in columns.items()]
 
-    mean = [f"**{cell}**" for cell in (f"mean of {len(rows)} scenes", *cells(*np.mean(list(rows.values()), 0)))]
-    body = [names, *([scene, *cells(*row)] for scene, row in rows.items()), mean]
+    means = {key: mean_of([row[key] for row in rows.values()]) for key in columns}
+    mean = [f"**{cell}**" for cell in (f"mean of {len(rows)} scenes", *cells(means))]
+    names = ["scene", *(name for name, _ in columns.values())]
+    body = [names, *([scene, *cells(row)] for scene, row in rows.items()), mean]
     head, *rest = (f"| {' | '.join(line)} |" for line in body)
     return "\n".join([head, "|" + "---|" * len(names), *rest])
+
+
+def mean_of(values: list[float | None]) -> float | None:
+    """Mean of those that there are."""
+    there = [value for value in values if value is not None]
+    return float(np.mean(there)) if there else None
 
 
 def strip(pictures: Tensor) -> Image.Image:
@@ -152,7 +197,8 @@ def main(args: Args) -> None:
         scene = open_scene(folder)
         for number, (inputs, targets) in enumerate(windows(scene.w2c, args.context, args.targets, args.groups)):
             images, cameras = views(scene, [*inputs, *targets], args.size, multiple=14)
-            rows, pictures = score_window(model, images, cameras, args)
+            known = known_depth(scene, inputs, cameras[: args.context])
+            rows, pictures = score_window(model, images, cameras, known, args)
             if args.seconds > 0:
                 fitted = fit(images, cameras, seen_points(scene, [scene.names[i] for i in inputs]), args)
                 rows = [row | {"fitted_psnr": value} for row, value in zip(rows, fitted, strict=True)]

@@ -3,11 +3,12 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from eval_nvs import windows
-from geometry.scene import scene_from_tensors
+from geometry.scene import SparsePoints, scene_from_tensors
 from geometry.write_scene import write_scene
 from splat.model import GaussianModel
 from tests.test_train import TINY, walk
@@ -30,6 +31,27 @@ def test_what_optimisation_reaches_has_a_column():
         "|---|---|---|---|---|---|",
     ]
     assert text[2] == "| one | 20.00 | 0.500 | 15.00 | +5.00 | 17.50 |"
+
+
+def test_depth_is_compared_at_the_points_that_a_view_saw():
+    cameras = walk(2)
+    xyz = cameras.centers.double().numpy() + np.array([0.0, 0.0, 4.0])  # one before each view
+    scene = scene_from_tensors(torch.rand(2, 3, 28, 42), cameras, "one")
+    scene = replace(scene, points=SparsePoints(xyz, (np.array([0]), np.array([], np.int64))))
+    known = windows.known_depth(scene, [0, 1], cameras)
+    assert (known > 0).sum((1, 2)).tolist() == [1, 0]
+    torch.testing.assert_close(known.max(), torch.tensor(4.0))
+    scores = windows.depth_scores(torch.full_like(known, 5.5), known)
+    assert scores == {"abs_rel": pytest.approx(0.375, abs=1e-4), "delta": 0}
+    assert windows.depth_scores(torch.full_like(known, 3.9), known)["delta"] == 1
+    unknown = windows.known_depth(replace(scene, points=SparsePoints(xyz)), [0, 1], cameras)
+    assert windows.depth_scores(known, unknown) == {}, "points that a view may not have seen say nothing"
+
+    score = windows.Score("one", ("a",), "b", 20, 0.5, 15)
+    lines = windows.table([replace(score, **scores), replace(score, scene="two")]).splitlines()
+    assert lines[0].endswith("| gain | depth AbsRel | delta 1.25 |")
+    assert lines[2].endswith("| +5.00 | 0.375 | 0.000 |") and lines[3].endswith("| +5.00 |  |  |")
+    assert lines[4].endswith("| **0.375** | **0.000** |")
 
 
 @pytest.fixture
