@@ -5,7 +5,8 @@ are targets. Beside our render stands the copy of the nearest input, the least t
 --seconds what optimisation reaches on the same inputs in that time (eval_nvs/methods/per_scene.py). With --cameras-from
 the inputs come with their intrinsics but without poses; targets follow by the similarity between found and given poses.
 PSNR and SSIM are those of splat/metrics.py, means over the images of a scene, then over scenes. With given poses the
-inputs' depth is compared with the points of structure from motion that each of them saw, where the scene knows which.
+inputs' depth is compared with the points of structure from motion that each of them saw; where the scene does not say
+which, with all in the picture, hidden ones among them.
 This is the table of the model card; the benchmark by published protocols is eval_nvs/run.py.
 """
 
@@ -92,14 +93,16 @@ class Score:
 
 
 def known_depth(scene: Scene, inputs: list[int], cameras: Cameras) -> Tensor:
-    """Depth [V, H, W] of the points that each of the views `inputs` of a scene saw; 0 where nothing is known."""
-    if scene.points is None or scene.points.visible is None:
-        return torch.zeros(len(inputs), *cameras.size)
-    maps = [
-        sparse_depth(scene.points.xyz[scene.points.visible[i]], w2c.numpy(), K.numpy(), cameras.size)
-        for i, w2c, K in zip(inputs, cameras.w2c, cameras.K, strict=True)
-    ]
-    return torch.from_numpy(np.stack(maps))
+    """Depth [V, H, W] of the points that each of the views `inputs` of a scene saw; 0 where nothing is known.
+
+    Of all points, if the scene does not say which.
+    """
+    maps = np.zeros((len(inputs), *cameras.size), np.float32)
+    points = scene.points
+    for v, i in enumerate(inputs if points is not None else ()):
+        xyz = points.xyz if points.visible is None else points.xyz[points.visible[i]]
+        maps[v] = sparse_depth(xyz, cameras.w2c[v].numpy(), cameras.K[v].numpy(), cameras.size)
+    return torch.from_numpy(maps)
 
 
 def depth_scores(depth: Tensor, known: Tensor) -> dict[str, float]:

@@ -44,8 +44,10 @@ def test_depth_is_compared_at_the_points_that_a_view_saw():
     scores = windows.depth_scores(torch.full_like(known, 5.5), known)
     assert scores == {"abs_rel": pytest.approx(0.375, abs=1e-4), "delta": 0}
     assert windows.depth_scores(torch.full_like(known, 3.9), known)["delta"] == 1
-    unknown = windows.known_depth(replace(scene, points=SparsePoints(xyz)), [0, 1], cameras)
-    assert windows.depth_scores(known, unknown) == {}, "points that a view may not have seen say nothing"
+    every = windows.known_depth(replace(scene, points=SparsePoints(xyz)), [0, 1], cameras)
+    assert (every > 0).sum((1, 2)).tolist() == [2, 2], "who saw which is not known"
+    nothing = windows.known_depth(replace(scene, points=None), [0, 1], cameras)
+    assert windows.depth_scores(known, nothing) == {}
 
     score = windows.Score("one", ("a",), "b", 20, 0.5, 15)
     lines = windows.table([replace(score, **scores), replace(score, scene="two")]).splitlines()
