@@ -6,8 +6,8 @@ are targets. Beside our render stands the copy of the nearest input, the least t
 the inputs come with their intrinsics but without poses; targets follow by the similarity between found and given poses.
 PSNR and SSIM are those of splat/metrics.py, means over the images of a scene, then over scenes. With given poses the
 inputs' depth is compared with the points of structure from motion that each of them saw; where the scene does not say
-which, with all in the picture, hidden ones among them.
-This is the table of the model card; the benchmark by published protocols is eval_nvs/run.py.
+which, with all in the picture, hidden ones among them. This is the table of the model card; the benchmark by published
+protocols is eval_nvs/run.py.
 """
 
 from __future__ import annotations
