@@ -23,7 +23,7 @@ from geometry.alignment import rotation_error
 from geometry.cameras import Cameras
 from geometry.synthetic import SyntheticConfig, make_atlas, sample_batch
 from splat.atomic import whole_file
-from splat.metrics import psnr
+from splat.metrics import depth_errors, psnr
 from splat.model import GaussianModel
 from splat.predict import predict
 from splat.render import render
@@ -82,10 +82,10 @@ def score(model: GaussianModel, sample: Sample, context: int) -> tuple[dict[str,
     targets = sample.images[context:]
     nearest = torch.cdist(sample.cameras.centers[context:], cameras.centers).argmin(1)
     known = sample.valid[:context]
-    ratio = (posed.depth / sample.depth[:context].clamp_min(1e-6))[known]
+    abs_rel, delta = depth_errors(posed.depth[known], sample.depth[:context][known])
     values = {
-        "abs_rel": (ratio - 1).abs().mean(),
-        "delta": (torch.maximum(ratio, 1 / ratio) < 1.25).float().mean(),
+        "abs_rel": abs_rel,
+        "delta": delta,
         "psnr": np.mean([psnr(a, b) for a, b in zip(color, targets, strict=True)]),
         "copy_psnr": np.mean([psnr(a, b) for a, b in zip(images[nearest], targets, strict=True)]),
         "rotation": rotation_error(own.cameras, cameras),

@@ -35,7 +35,7 @@ from geometry.scene import Scene, open_scene, views
 from geometry.scene_depth import sparse_depth
 from geometry.view_selection import windows
 from splat.atomic import whole_file
-from splat.metrics import psnr, ssim
+from splat.metrics import depth_errors, psnr, ssim
 from splat.model import GaussianModel
 from splat.predict import CamerasFrom
 from splat.reconstruct import reconstruct
@@ -97,12 +97,13 @@ def known_depth(scene: Scene, inputs: list[int], cameras: Cameras) -> Tensor:
 
     Of all points, if the scene does not say which.
     """
-    maps = np.zeros((len(inputs), *cameras.size), np.float32)
-    points = scene.points
-    for v, i in enumerate(inputs if points is not None else ()):
-        xyz = points.xyz if points.visible is None else points.xyz[points.visible[i]]
-        maps[v] = sparse_depth(xyz, cameras.w2c[v].numpy(), cameras.K[v].numpy(), cameras.size)
-    return torch.from_numpy(maps)
+    known = torch.zeros(len(inputs), *cameras.size)
+    for v, i in enumerate(inputs):
+        points = seen_points(scene, [scene.names[i]])
+        if points is not None:
+            w2c, K = cameras.w2c[v].numpy(), cameras.K[v].numpy()
+            known[v] = torch.from_numpy(sparse_depth(points.double().numpy(), w2c, K, cameras.size))
+    return known
 
 
 def depth_scores(depth: Tensor, known: Tensor) -> dict[str, float]:
@@ -110,9 +111,8 @@ def depth_scores(depth: Tensor, known: Tensor) -> dict[str, float]:
     at = known > 0
     if not at.any():
         return {}
-    ratio = depth.cpu()[at] / known[at]
-    within = torch.maximum(ratio, 1 / ratio) < 1.25
-    return {"abs_rel": float((ratio - 1).abs().mean()), "delta": float(within.float().mean())}
+    abs_rel, delta = depth_errors(depth.cpu()[at], known[at])
+    return {"abs_rel": abs_rel, "delta": delta}
 
 
 def fit(images: Tensor, cameras: Cameras, points: Tensor | None, args: Args) -> list[float]:

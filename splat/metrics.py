@@ -1,4 +1,4 @@
-"""How near a picture comes to a photo: PSNR and SSIM, one definition for everything that is reported.
+"""How near a picture comes to a photo, PSNR and SSIM, and depth to the truth: one definition for all that is reported.
 
 LPIPS, which needs a network, is in `splat.perceptual`.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor
 
 # What equal pictures score, in dB: infinity would swallow every mean, and JSON has none. No renderer comes near.
@@ -40,3 +41,10 @@ def ssim(a: Tensor, b: Tensor) -> float:
             use_sample_covariance=True,
         )
     )
+
+
+def depth_errors(depth: Tensor, truth: Tensor) -> tuple[float, float]:
+    """AbsRel, the mean relative error, and delta 1.25, the share within that factor; depths above 0, of any shape."""
+    ratio = depth / truth
+    within = torch.maximum(ratio, 1 / ratio) < 1.25
+    return float((ratio - 1).abs().mean()), float(within.float().mean())

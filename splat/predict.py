@@ -80,7 +80,7 @@ def predict(
     SIFT matches between the images meet (`geometry.match_cameras`) and runs the network once more, with these for
     given; a note says how many views that placed. `reference_view` is the published rule by which the network chooses
     its world (`geometry.reference_view`), `export_layers` are blocks whose patch tokens are wanted, `mode` is "float32"
-    or "bfloat16" (default: bfloat16 on CUDA, see `geometry.precision`).
+    or "bfloat16" (default: `geometry.precision.default_precision`).
 
     Where cameras are given to a network with a matching cue (`nano`), depth is brought to where its views agree
     (`geometry.consistency`), which its Gaussians are not. A network without a Gaussian head gives splats made of its

@@ -20,7 +20,7 @@ from geometry.presets import NetworkConfig
 from geometry.scene import views
 from geometry.scene_roots import find_scenes, open_any
 from geometry.view_selection import windows
-from splat.metrics import psnr
+from splat.metrics import depth_errors, psnr
 from splat.perceptual import Perceptual
 from splat.similarity import structural_similarity
 from train.batch import Batch, Shape, Source, sample_seed
@@ -80,9 +80,9 @@ def validate_synthetic(
         batch = source.batch(sample_seed("validation", i), shape)
         prediction, color, depth = predict(forward, network, batch)
         known = batch.valid[:, :context]
-        ratio = (prediction.geometry.depth.float() / depth.clamp_min(1e-6))[known]
-        scores["abs_rel"].append(float((ratio - 1).abs().mean()))
-        scores["delta_1.25"].append(float((torch.maximum(ratio, 1 / ratio.clamp_min(1e-6)) < 1.25).float().mean()))
+        abs_rel, delta = depth_errors(prediction.geometry.depth.float()[known], depth[known])
+        scores["abs_rel"].append(abs_rel)
+        scores["delta_1.25"].append(delta)
         target = batch.images[:, context:]
         scores["psnr"].append(mean_psnr(color, target))
         scores["ssim"].append(float(structural_similarity(color.flatten(0, 1), target.flatten(0, 1))))
