@@ -141,6 +141,7 @@ class Tokens:
 
     patches: tuple[Tensor, ...]  # of the four out_layers, each [B, V, P, C]
     camera: Tensor  # [B, V, C], token 0 of the last one
+    reference: Tensor  # [B] int, the view whose frame is the world where no cameras are given
     layers: dict[int, Tensor] = field(default_factory=dict)  # by block, those asked for: [B, V, ph, pw, E], normalised
 
 
@@ -199,11 +200,12 @@ class VisionTransformer(nn.Module):
         across = CameraRope(1 + grid[0] * grid[1], head_dim, images.device) if relative is None else relative
 
         x = self.embed(images, grid, patch_bias)
-        undo = None
+        undo, reference = None, torch.zeros(batch, dtype=torch.int64, device=images.device)
         patches, layers = [], {}
         for i, block in enumerate(self.blocks):
             if i == meet - 1 and camera_tokens is None and views >= MIN_VIEWS:
-                order, undo = front_orders(choose_reference(x[:, :, 0], reference_view), views)
+                reference = choose_reference(x[:, :, 0], reference_view)
+                order, undo = front_orders(reference, views)
                 x = reorder(x, order)
             if i == meet:
                 if camera_tokens is None:
@@ -225,7 +227,7 @@ class VisionTransformer(nn.Module):
                 if config.alt_start is not None:
                     patches[-1] = torch.cat([within_views[:, :, 1:], patches[-1]], -1)
                     camera = torch.cat([within_views[:, :, 0], camera], -1)
-        return Tokens(tuple(patches), camera, layers)
+        return Tokens(tuple(patches), camera, reference, layers)
 
     def embed(self, images: Tensor, grid: tuple[int, int], patch_bias: Tensor | None) -> Tensor:
         """Tokens [B, V, T, E] with their positions, the class token first."""

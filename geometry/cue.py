@@ -218,6 +218,11 @@ class MatchingCue(nn.Module):
         coarse = self.coarse_blocks(self.down(fine))
         return fine + F.interpolate(self.up(coarse), fine.shape[-2:], mode="bilinear"), coarse
 
+    def cells(self, images: Tensor, grid: tuple[int, int]) -> Tensor:
+        """What the coarse sweep compares in images [R, 3, H, W]: groups of length 1 [R, G, C, 2ph, 2pw]."""
+        _, coarse = self.encode(images, grid)
+        return self.in_groups(self.coarse_match(coarse)).unflatten(1, (self.config.groups, -1))
+
     def in_groups(self, features: Tensor) -> Tensor:
         """Features [R, C, h, w] whose groups of channels have length 1, in float32."""
         groups = features.float().unflatten(1, (self.config.groups, -1))

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor, nn
 
 from geometry.backbone import Backbone
 from geometry.camera_heads import CameraDecoder, CameraEncoder, decode_cameras
 from geometry.cameras import Cameras
+from geometry.correlation_decoder import CorrelationDecoder, compared_grid
 from geometry.dpt import DualDPT
 from geometry.pixel_sweep import pixel_sweep
 from geometry.precision import in_float32, of_heads
@@ -81,6 +83,7 @@ class Features:
     patches: tuple[Tensor, ...]  # four times [B, V, P, 2E]; E in a monocular network
     camera: Tensor  # [B, V, 2E]; E in a monocular network
     cue: Cue | None  # of the matching cue, where the network has one and poses were given
+    reference: Tensor  # [B] int, the view whose frame is the world where no cameras were given
     layers: dict[int, Tensor] = field(default_factory=dict)  # `export_layers` by block: [B, V, ph, pw, E], normalised
 
     @property
@@ -109,7 +112,8 @@ class GeometryNetwork(nn.Module):
         self.backbone = Backbone(config.backbone)
         self.head = DualDPT(2 * dim, config.head)
         self.cam_enc = CameraEncoder(dim, config.camera)
-        self.cam_dec = CameraDecoder(2 * dim)
+        compares = config.camera.correlation
+        self.cam_dec = CameraDecoder(2 * dim) if compares is None else CorrelationDecoder(compares)
         self.cue = None
         if config.cue is not None:
             from geometry.cue import MatchingCue
@@ -147,7 +151,7 @@ class GeometryNetwork(nn.Module):
             patch_bias=None if cue is None else cue.patch_bias,
             relative=None if cue is None else cue.relative,
         )
-        return Features(images, cameras, seen.patches, seen.camera, cue, seen.layers)
+        return Features(images, cameras, seen.patches, seen.camera, cue, seen.reference, seen.layers)
 
     def decode(self, features: Features, *, rays: bool = False) -> Geometry:
         """Geometry from features; the ray branch runs only when asked for."""
@@ -164,8 +168,23 @@ class GeometryNetwork(nn.Module):
 
     def predict_cameras(self, features: Features) -> Cameras:
         """The cameras [B, V] that the network sees, whatever was given."""
+        if self.config.camera.correlation is not None:
+            return self.compare_views(features.images, features.reference)
         with in_float32(features.images):
             return decode_cameras(self.cam_dec(features.camera.float()), features.size)
+
+    def compare_views(self, images: Tensor, reference: Tensor) -> Cameras:
+        """The cameras [B, V] of images [B, V, 3, H, W] in the frame of view `reference` [B], by their likeness alone.
+
+        For networks with a `CorrelationDecoder`; nothing else of them runs but the features that it compares.
+        """
+        batch, views, _, *size = images.shape
+        with of_heads(images, self.config.precision):
+            with torch.no_grad():
+                cells = self.cue.cells(images.flatten(0, 1), compared_grid(size))
+            encoding = self.cam_dec(cells.unflatten(0, (batch, views)), reference)
+        with in_float32(images):
+            return decode_cameras(encoding, tuple(size))
 
     def forward(
         self,

@@ -54,9 +54,24 @@ class HeadConfig:
 
 
 @dataclass(frozen=True)
+class CorrelationConfig:
+    dim: int = 128  # width of a token
+    depth: int = 3  # transformer blocks over the patches of a pair of views
+    heads: int = 4  # attention heads
+
+    def __post_init__(self):
+        check_range("camera.correlation.dim", self.dim, 8, 16384)
+        check_range("camera.correlation.depth", self.depth, 1, 256)
+        check_range("camera.correlation.heads", self.heads, 1, 256)
+        if self.dim % self.heads:
+            raise ValueError(f"camera.correlation.heads must divide dim {self.dim}, got {self.heads}")
+
+
+@dataclass(frozen=True)
 class CameraConfig:
     depth: int = 4  # transformer blocks of the camera encoder
     heads: int = 16  # its attention heads, whatever the width
+    correlation: CorrelationConfig | None = None  # camera decoder that compares views by the cue's features (`nano`)
 
     def __post_init__(self):
         check_range("camera.depth", self.depth, 0, 256)
@@ -113,6 +128,8 @@ class NetworkConfig:
             raise ValueError("backbone.alt_start must be a block: without one the views of a scene never meet")
         if self.backbone.dim % self.camera.heads:
             raise ValueError(f"camera.heads must divide backbone.dim {self.backbone.dim}, got {self.camera.heads}")
+        if self.camera.correlation is not None and self.cue is None:
+            raise ValueError("camera.correlation compares features of the cue: it needs a cue")
         if self.cue is not None and self.gs is not None and self.gs.features != self.head.features:
             raise ValueError(
                 "the cue feeds both dense heads, so their features must be equal: "
@@ -185,7 +202,7 @@ ANY_VIEW: dict[str, NetworkConfig] = {
         licence=APACHE,
         backbone=BackboneConfig(dim=256, depth=12, heads=4, out_layers=(5, 7, 9, 11), alt_start=4),
         head=HeadConfig(features=64, out_channels=(32, 64, 96, 128), ray_levels=1),
-        camera=CameraConfig(depth=1),
+        camera=CameraConfig(depth=1, correlation=CorrelationConfig()),
         gs=GaussianHeadConfig(
             features=64,
             out_channels=(32, 64, 96, 128),

@@ -159,6 +159,9 @@ def test_ray_and_camera_losses_vanish_at_the_truth():
     assert losses.camera_loss(c, c)[0] < 1e-6
     moved = Cameras(c.w2c + 0.1 * torch.eye(4).roll(3, 1) * torch.tensor([1.0, 0, 0, 0])[:, None], c.K, c.size)
     assert losses.camera_loss(moved, c)[0] > 0.01
+    assert losses.fov_loss(moved, c)[0] < 1e-6
+    zoomed = Cameras(c.w2c, c.K * torch.tensor([1.2, 1.2, 1.0])[:, None], c.size)
+    assert losses.camera_loss(zoomed, c)[0] < 1e-6 and losses.fov_loss(zoomed, c)[0] > 0.05
 
 
 def test_gaussian_depth_loss_counts_opaque_gaussians_alone():

@@ -79,7 +79,7 @@ class Answer(GaussianModel):
     """A network whose answer is known: cameras that differ from the given ones by a similarity, and what fits them."""
 
     def encode(self, images, cameras=None, **options):
-        return Features(images, cameras, (), images, None)
+        return Features(images, cameras, (), images, None, torch.zeros(1, dtype=torch.int64))
 
     def decode(self, features, rays=False):
         self.seen = transform_cameras(features.cameras, *self.similarity)

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from geometry.backbone import Block
 from geometry.cameras import transform
-from geometry.presets import PRESETS, HeadConfig
+from geometry.presets import PRESETS, CorrelationConfig, HeadConfig
 from geometry.scene import SparsePoints, scene_from_tensors
 from geometry.scene_pack import PackSettings, write_pack
 from geometry.write_scene import write_scene
@@ -28,7 +28,7 @@ from train.plan import plan
 from train.recipes import RECIPES
 from train.sources import Shape, sample_seed
 from train.start import add_head, make_model, prepare_blocks, with_gaussian_head
-from train.validate import real_windows
+from train.validate import real_windows, validate
 
 
 @pytest.fixture
@@ -151,6 +151,32 @@ def test_sweeps_can_be_trained_alone(tiny_run, monkeypatch):
     monkeypatch.setitem(PRESETS, "plain", dataclasses.replace(TINY, cue=None, name="plain"))
     with pytest.raises(ValueError, match="plain has no plane sweeps to train alone: give --sweep-steps 0"):
         nvs.main(dataclasses.replace(config, preset="plain", out=tiny_run.out.with_name("plain")))
+
+
+def test_cameras_can_be_trained_alone(tiny_run, monkeypatch):
+    compares = dataclasses.replace(TINY.camera, correlation=CorrelationConfig(dim=16, depth=1, heads=2))
+    monkeypatch.setitem(PRESETS, "compares", dataclasses.replace(TINY, camera=compares, name="compares"))
+    changes = {"preset": "compares", "trained": "cameras", "steps": 2, "log_every": 1, "save_every": 2}
+    config = dataclasses.replace(tiny_run, **changes)
+    torch.manual_seed(sample_seed(config.seed, "init") % 2**32)
+    before = make_model(config).state_dict()
+    nvs.main(config)
+    after = load_file(config.out / "checkpoints" / "step-0000002" / "model.safetensors")
+    assert {name.split(".")[0] for name in before if not before[name].equal(after[name])} == {"cam_dec"}
+    first = rows(config.out / "metrics.jsonl")[0]
+    assert {"unposed/camera_degrees", "unposed/camera_t", "unposed/camera_fov"} <= first.keys()
+    assert not {"unposed/depth", "unposed/psnr"} & first.keys()
+    with pytest.raises(ValueError, match="tiny has a camera decoder that reads its backbone: give --trained all"):
+        nvs.main(dataclasses.replace(config, preset="tiny", out=tiny_run.out.with_name("token")))
+
+
+def test_own_rotations_are_validated_where_they_are_trained():
+    torch.manual_seed(0)
+    forward, config = Forward(GaussianModel(TINY), False), tiny_config("", val_size=28)
+    told = validate(forward, TINY, config, Planes(), None, None)
+    assert 0 < told["val/rotation"] < 180 and told["val/abs_rel"] > 0
+    posed = dataclasses.replace(config, pose_dropout=0)
+    assert told.keys() - validate(forward, TINY, posed, Planes(), None, None).keys() == {"val/rotation"}
 
 
 def test_checkpointing_and_the_flop_count_leave_gradients_alone():

@@ -49,10 +49,19 @@ def test_plans_depend_on_the_step_alone():
 def test_sweeps_come_first_and_are_given_the_cameras():
     config = dataclasses.replace(TrainConfig(), steps=60, geometry_steps=40, sweep_steps=20, pose_dropout=0.9, draw=1)
     plans = [plan(config, step) for step in range(60)]
-    assert [p.sweeps for p in plans] == [True] * 20 + [False] * 40
+    assert [p.alone for p in plans] == ["sweeps"] * 20 + [None] * 40
     assert all(p.posed and not p.joint for p in plans[:20]) and not all(p.posed for p in plans[20:40])
     with pytest.raises(ValueError, match=r"--sweep-steps must lie in 0\.\.40, got 41"):
         check(dataclasses.replace(config, sweep_steps=41))
+
+
+def test_a_camera_decoder_alone_is_never_given_cameras():
+    config = dataclasses.replace(TrainConfig(), steps=60, geometry_steps=20, sweep_steps=10, trained="cameras")
+    plans = [plan(config, step) for step in range(60)]
+    assert {(p.alone, p.posed, p.joint, p.real) for p in plans} == {("cameras", False, False, False)}
+    check(config)
+    with pytest.raises(ValueError, match="--trained cameras learns from synthetic scenes alone: leave out --scenes"):
+        check(dataclasses.replace(config, scenes=("S",)))
 
 
 def test_batches_are_shared_out_whatever_the_number_of_processes():

@@ -17,7 +17,8 @@ class LossWeights:
     ssi_depth: float = 0.0  # the same free of scale and shift, against the teacher's and the data set's depth each
     cue: float = 0.3  # plane sweep, nano only
     ray: float = 1.0  # ray map, steps without given poses
-    camera: float = 1.0  # camera decoder, steps without given poses
+    camera: float = 1.0  # poses of the camera decoder, steps without given ones
+    fov: float = 1.0  # its fields of view, likewise
     mse: float = 25.0  # squared error on target views
     psnr: float = 0.0  # its logarithm, so that every picture counts by its decibels; 0.3 is worth about mse 25
     ssim: float = 0.75  # 1 - SSIM on target views
@@ -64,7 +65,7 @@ class TrainConfig:
     pose_dropout: float = 0.1  # share of steps in which the network is not given the cameras
     unposed_gaussians: bool = False  # in those steps Gaussians are trained too, in the frame that the network predicts
     # optimiser
-    trained: Literal["all", "gaussians"] = "all"  # the whole network, or its Gaussian head alone
+    trained: Literal["all", "gaussians", "cameras"] = "all"  # the network, its Gaussian head or its camera decoder
     lr: float = 6e-4
     backbone_lr: float = 1.0  # factor on the backbone's rate; 0.1 when it comes pretrained
     warmup: int = 200
@@ -120,5 +121,7 @@ def check(config: TrainConfig) -> None:
             "--trained gaussians leaves nothing to train in steps without poses: "
             "give --pose-dropout 0 or --unposed-gaussians"
         )
+    if config.trained == "cameras" and config.scenes:
+        raise ValueError("--trained cameras learns from synthetic scenes alone: leave out --scenes")
     if config.new_head and config.init is None:
         raise ValueError("--new-head puts a head on weights that are given as --init")

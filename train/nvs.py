@@ -90,7 +90,7 @@ def main(config: TrainConfig) -> None:
                 with meter.waiting():
                     batch = next(ahead) or draw(step, share.index)
                 with processes.without_sync(forward, last=share is mine[-1]):
-                    loss, scalars = objective(forward, batch, now.posed, now.joint, now.sweeps)
+                    loss, scalars = objective(forward, batch, now.posed, now.joint, now.alone)
                     # The gradients of processes are averaged, the losses of batches are to be summed by weight.
                     (loss * (share.weight * accelerator.num_processes)).backward()
                 samples.append(Sample(share.index, batch.names, scalars["loss"].isfinite()))

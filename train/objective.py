@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +31,8 @@ NEAR = 0.1
 class Prediction(NamedTuple):
     """What a step needs of the network; None is what it does not train."""
 
-    cue: Cue | None
+    cue: Cue | None = None
+    cameras: Cameras | None = None
     features: Features | None = None
     geometry: Geometry | None = None
     gaussians: Gaussians | None = None
@@ -51,21 +52,24 @@ class Forward(nn.Module):
         images: Tensor,
         cameras: Cameras | None,
         *,
-        sweeps: bool = False,
+        alone: Literal["sweeps", "cameras"] | None = None,
         rays: bool = False,
         gaussians: bool = True,
     ) -> Prediction:
         with autocast(images, self.bf16):
-            if sweeps:
+            if alone == "sweeps":
                 return Prediction(self.model.cue(images, cameras))
+            if alone == "cameras":
+                first = torch.zeros(len(images), dtype=torch.int64, device=images.device)
+                return Prediction(cameras=self.model.compare_views(images, first))
             # The targets of steps without poses are in the first view's frame. A reference chosen among shuffled views
             # would be another one each time, and cameras could not be learnt.
             features = self.model.encode(images, cameras, reference_view="first")
             geometry = self.model.decode(features, rays=rays)
             if not gaussians:
-                return Prediction(features.cue, features, geometry)
+                return Prediction(features.cue, geometry.cameras, features, geometry)
             *drafts, made = self.model.stages(features, geometry)
-            return Prediction(features.cue, features, geometry, made, tuple(drafts))
+            return Prediction(features.cue, geometry.cameras, features, geometry, made, tuple(drafts))
 
 
 def autocast(like: Tensor, bf16: bool) -> AbstractContextManager:
@@ -82,17 +86,22 @@ class Objective:
     teacher: GaussianModel | None = None
 
     def __call__(
-        self, forward: nn.Module, batch: Batch, posed: bool, joint: bool, sweeps: bool = False
+        self,
+        forward: nn.Module,
+        batch: Batch,
+        posed: bool,
+        joint: bool,
+        alone: Literal["sweeps", "cameras"] | None = None,
     ) -> tuple[Tensor, losses.Scalars]:
         """`posed`: the network is given the cameras; `joint`: Gaussians are made and rendered.
 
-        `sweeps`: the plane sweeps alone run and learn.
+        `alone`: the plane sweeps or the camera decoder run and learn, nothing else.
         """
         n, weights, scalars = batch.context, self.weights, {}
         cameras, depth = into_network(self.network, batch, posed)
         images, inputs = batch.images[:, :n], cameras[:, :n]
         prediction: Prediction = forward(
-            images, inputs if posed else None, sweeps=sweeps, rays=not posed, gaussians=joint
+            images, inputs if posed else None, alone=alone, rays=not posed, gaussians=joint
         )
         cue, geometry = prediction.cue, prediction.geometry
         total = images.new_zeros(())
@@ -102,12 +111,21 @@ class Objective:
             total = total + weight * term[0]
             scalars.update(term[1])
 
+        def finish() -> tuple[Tensor, losses.Scalars]:
+            return total, {name: value.detach() for name, value in scalars.items()} | {"loss": total.detach()}
+
+        if not posed and weights.camera > 0:
+            add(weights.camera, losses.camera_loss(prediction.cameras, inputs))
+        if not posed and weights.fov > 0:
+            add(weights.fov, losses.fov_loss(prediction.cameras, inputs))
+        if alone == "cameras":
+            return finish()
         known = None if batch.depth is None else batch.depth[:, :n] > 0
         if depth is not None and weights.cue > 0 and cue is not None:
             add(weights.cue, losses.cue_loss(cue, depth[:, :n], known))
-        if sweeps:
+        if alone == "sweeps":
             add(weights.cue, losses.sweep_depth_loss(cue, depth[:, :n], known))
-            return total, {name: value.detach() for name, value in scalars.items()} | {"loss": total.detach()}
+            return finish()
         if depth is not None and weights.depth > 0:
             add(weights.depth, losses.depth_loss(geometry, depth[:, :n], known))
         if weights.ssi_depth > 0 and self.teacher is not None:
@@ -117,8 +135,6 @@ class Objective:
             add(weights.ssi_depth, losses.ssi_depth_loss(geometry.depth, batch.depth[:, :n], known))
         if not posed and weights.ray > 0:
             add(weights.ray, losses.ray_loss(geometry, inputs))
-        if not posed and weights.camera > 0:
-            add(weights.camera, losses.camera_loss(geometry.cameras, inputs))
         if joint:
             target = batch.images[:, n:].flatten(0, 1)
             add(1, self.picture_loss(draw(self.network, prediction, inputs, cameras[:, n:]), target))
@@ -135,7 +151,7 @@ class Objective:
                 add(weights.opacity, losses.opacity_loss(prediction.gaussians))
             if weights.scale > 0:
                 add(weights.scale, losses.scale_loss(prediction.gaussians, geometry.cameras))
-        return total, {name: value.detach() for name, value in scalars.items()} | {"loss": total.detach()}
+        return finish()
 
     def picture_loss(self, color: Tensor, target: Tensor) -> tuple[Tensor, losses.Scalars]:
         """What pictures [B, T, 3, H, W] of the Gaussians cost against the photos [B*T, 3, H, W]."""

@@ -6,7 +6,7 @@ Nothing here knows how many processes there are, so a run gives the same samples
 from __future__ import annotations
 
 import random
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from train.batch import Shape, sample_seed
 from train.config import TrainConfig
@@ -17,7 +17,7 @@ class Plan(NamedTuple):
 
     shape: Shape  # of a batch
     posed: bool  # the network is given the cameras
-    sweeps: bool  # the plane sweeps are trained, nothing else
+    alone: Literal["sweeps", "cameras"] | None  # the plane sweeps or the camera decoder run and learn, nothing else
     joint: bool  # Gaussians are trained
     real: bool  # on the scenes on disk
     seed: int  # of the draw that `config.draw` steps share
@@ -34,10 +34,12 @@ class Share(NamedTuple):
 def plan(config: TrainConfig, step: int) -> Plan:
     draw, turn = divmod(step, config.draw)
     rng = random.Random(sample_seed(config.seed, "plan", draw))
-    joint, sweeps = step >= config.geometry_steps, step < config.sweep_steps
+    joint, alone = step >= config.geometry_steps, "sweeps" if step < config.sweep_steps else None
+    if config.trained == "cameras":
+        joint, alone = False, "cameras"
     size = rng.choice(config.sizes if joint else config.geometry_sizes)
     context = rng.choice(config.contexts)
-    posed = rng.random() >= config.pose_dropout or sweeps
+    posed = {"sweeps": True, "cameras": False, None: rng.random() >= config.pose_dropout}[alone]
     rng = random.Random(sample_seed(config.seed, "plan", draw, turn))
     begun = bool(config.scenes) and joint and step >= config.scenes_from * config.steps
     real = begun and rng.random() < config.scenes_share
@@ -48,7 +50,7 @@ def plan(config: TrainConfig, step: int) -> Plan:
         # Photos carry no depth: they train through pictures alone, for which poses must be given.
         posed = posed or real
         joint = joint and posed
-    return Plan(shape, posed, sweeps, joint, real, sample_seed(config.seed, "draw", draw), turn)
+    return Plan(shape, posed, alone, joint, real, sample_seed(config.seed, "draw", draw), turn)
 
 
 def shares(batches: int | None, rank: int, processes: int) -> list[Share]:

@@ -20,6 +20,7 @@ _paper_losses = LossWeights(
     cue=0,
     ray=0,
     camera=0,
+    fov=0,
     mse=1,
     ssim=0,
     perceptual=0.05,  # ours, after pixelSplat, MVSplat and DepthSplat
@@ -61,7 +62,7 @@ paper_pose_conditioned = TrainConfig(
 
 RECIPES = {
     # From nothing, on synthetic scenes first; docs/nano.md.
-    "nano": TrainConfig(sweep_steps=2_000, loss=LossWeights(psnr=0.3, mse=3)),
+    "nano": TrainConfig(sweep_steps=2_000, loss=LossWeights(psnr=0.3, mse=3, camera=8)),
     # A permissive model: DA3-BASE with a Gaussian head, with poses and without.
     "base-apache": replace(
         paper_pose_conditioned,

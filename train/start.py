@@ -35,6 +35,10 @@ def make_model(config: TrainConfig) -> GaussianModel:
     model.train()
     if config.trained == "gaussians":
         model.requires_grad_(False).gs_head.requires_grad_(True)
+    elif config.trained == "cameras":
+        if model.config.camera.correlation is None:
+            raise ValueError(f"{model.config.name} has a camera decoder that reads its backbone: give --trained all")
+        model.requires_grad_(False).cam_dec.requires_grad_(True)
     return model
 
 

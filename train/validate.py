@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from geometry.alignment import rotation_error
 from geometry.cameras import Cameras
 from geometry.presets import NetworkConfig
 from geometry.scene import views
@@ -38,6 +39,8 @@ def validate(
     drawings: Path | None,
 ) -> dict[str, float]:
     """Scores by name: means over images of PSNR, SSIM and, where there is a `perceptual`, LPIPS.
+
+    Where some steps are without poses, also the degrees by which predicted rotations are off at the median of scenes.
 
     Rows of inputs | target | render | nearest input go to the folder `drawings`, if given, as PNG.
     """
@@ -83,11 +86,15 @@ def validate_synthetic(
         abs_rel, delta = depth_errors(prediction.geometry.depth.float()[known], depth[known])
         scores["abs_rel"].append(abs_rel)
         scores["delta_1.25"].append(delta)
+        if config.pose_dropout > 0:
+            own = forward(batch.images[:, :context], None, gaussians=False).cameras
+            scores["rotation"] += [float(rotation_error(a, b)) for a, b in zip(own, batch.cameras[:, :context])]
         target = batch.images[:, context:]
         scores["psnr"].append(mean_psnr(color, target))
         scores["ssim"].append(float(structural_similarity(color.flatten(0, 1), target.flatten(0, 1))))
         rows.append(torch.cat([batch.images[0, :context], batch.images[0, context:][:1], color[0, :1]]))
-    return {name: float(np.mean(values)) for name, values in scores.items()}, rows
+    rotation = {"rotation": float(np.median(scores.pop("rotation")))} if "rotation" in scores else {}
+    return {name: float(np.mean(values)) for name, values in scores.items()} | rotation, rows
 
 
 def validate_scenes(
