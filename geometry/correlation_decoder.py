@@ -23,7 +23,6 @@ MOST_PATCHES = 18  # along the longer side; larger photos are compared at this s
 SHARPNESS = 20.0  # of the mean over the cells around the best one, by likeness
 BESIDE = 2  # cells around the best one that are no rivals of it
 FOUND = 8  # values per patch
-UNMOVED = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0)  # the pose of the world: centre, quaternion x, y, z, w
 
 
 def compared_grid(size: tuple[int, int]) -> tuple[int, int]:
@@ -47,8 +46,8 @@ class CorrelationDecoder(nn.Module):
         self.norm = nn.LayerNorm(dim)
         self.pose = nn.Linear(dim, 7)
         self.fov = nn.Linear(dim, 2)
-        # At first no view is turned or moved, and all see 57 degrees.
-        for layer, start in ((self.pose, UNMOVED), (self.fov, (-0.76, -0.76))):
+        # At first no view is moved or turned (quaternion x, y, z, w), and all see 57 degrees.
+        for layer, start in ((self.pose, (0.0, 0, 0, 0, 0, 0, 1)), (self.fov, (-0.76, -0.76))):
             nn.init.zeros_(layer.weight)
             layer.bias.data = torch.tensor(start)
 
@@ -70,7 +69,8 @@ class CorrelationDecoder(nn.Module):
             pose, fov = self.pose(seen), math.pi * self.fov(seen).sigmoid()
         # Were the world's own pose learnt too, every other one would be learnt to be like it first.
         world = (torch.arange(views, device=cells.device) == reference[:, None])[..., None]
-        return torch.cat([torch.where(world, pose.new_tensor(UNMOVED), pose), fov], -1)
+        unmoved = F.pad(torch.ones_like(pose[..., :1]), (6, 0))
+        return torch.cat([torch.where(world, unmoved, pose), fov], -1)
 
 
 def find_patches(cells: Tensor, others: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from geometry.correlation_decoder import UNMOVED, CorrelationDecoder, around, compared_grid, find_patches, places
+from geometry.correlation_decoder import CorrelationDecoder, around, compared_grid, find_patches, places
 from geometry.cue import CueConfig
 from geometry.presets import CameraConfig, CorrelationConfig
 from splat.model import GaussianModel
@@ -68,7 +68,7 @@ def test_the_reference_view_is_the_world_and_others_keep_their_order():
     torch.manual_seed(0)
     decoder = CorrelationDecoder(SMALL).eval()
     cells = torch.stack([cells_of(some_patches(4, seed=seed)) for seed in range(2)])
-    unmoved = torch.tensor(UNMOVED)
+    unmoved = torch.tensor([0.0, 0, 0, 0, 0, 0, 1])
     start = decoder(cells, torch.tensor([0, 2]))
     torch.testing.assert_close(start[..., :7], unmoved.expand(2, 4, 7))
     torch.testing.assert_close(start[..., 7:].rad2deg(), torch.full((2, 4, 2), 57.0), atol=0.5, rtol=0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ from splat.render import render
 from train import losses
 from train.batch import Batch
 from train.config import LossWeights
+from train.plan import Part
 
 # Nothing nearer is drawn, in the unit of the cameras: there, gradients of pixel positions grow without bound.
 NEAR = 0.1
@@ -52,7 +53,7 @@ class Forward(nn.Module):
         images: Tensor,
         cameras: Cameras | None,
         *,
-        alone: Literal["sweeps", "cameras"] | None = None,
+        alone: Part | None = None,
         rays: bool = False,
         gaussians: bool = True,
     ) -> Prediction:
@@ -91,11 +92,11 @@ class Objective:
         batch: Batch,
         posed: bool,
         joint: bool,
-        alone: Literal["sweeps", "cameras"] | None = None,
+        alone: Part | None = None,
     ) -> tuple[Tensor, losses.Scalars]:
         """`posed`: the network is given the cameras; `joint`: Gaussians are made and rendered.
 
-        `alone`: the plane sweeps or the camera decoder run and learn, nothing else.
+        `alone`: that part runs and learns, nothing else.
         """
         n, weights, scalars = batch.context, self.weights, {}
         cameras, depth = into_network(self.network, batch, posed)

@@ -11,13 +11,15 @@ from typing import Literal, NamedTuple
 from train.batch import Shape, sample_seed
 from train.config import TrainConfig
 
+Part = Literal["sweeps", "cameras"]  # the plane sweeps, the camera decoder
+
 
 class Plan(NamedTuple):
     """A step; the same for all its batches, so that no process waits for a slower one."""
 
     shape: Shape  # of a batch
     posed: bool  # the network is given the cameras
-    alone: Literal["sweeps", "cameras"] | None  # the plane sweeps or the camera decoder run and learn, nothing else
+    alone: Part | None  # this runs and learns, nothing else
     joint: bool  # Gaussians are trained
     real: bool  # on the scenes on disk
     seed: int  # of the draw that `config.draw` steps share
