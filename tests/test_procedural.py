@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from eval_nvs import procedural
+from geometry.alignment import rotation_error
 from geometry.synthetic import make_atlas
 from splat.model import GaussianModel
 from splat.predict import Prediction
@@ -50,6 +51,18 @@ def test_depth_is_scored_against_the_truth(atlas, monkeypatch):
     monkeypatch.setattr(procedural, "predict", with_depth(1.4 * sample.depth[:2]))
     values, _ = procedural.score(model, sample, 2)
     assert values["abs_rel"] == pytest.approx(0.4, abs=1e-3) and values["delta"] == 0
+
+
+def test_the_packaged_network_has_poses_of_its_own(atlas):
+    """Small pictures and few scenes: what counts is that the weights belong to the code; the card has the figures."""
+    args, model = replace(ARGS, size=126, context=3), GaussianModel.from_pretrained("nano")
+    own, unturned = 0.0, 0.0
+    for number in range(4):
+        sample = procedural.draw(args, number, atlas)
+        images, cameras = sample.images[:3], sample.cameras[:3]
+        own += rotation_error(procedural.predict(images, None, model, ("cameras",)).cameras, cameras)
+        unturned += rotation_error(replace(cameras, w2c=torch.eye(4).expand(3, 4, 4)), cameras)
+    assert own < 0.8 * unturned
 
 
 def test_a_scene_that_fails_shows_beside_the_mean():
