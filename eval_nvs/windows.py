@@ -3,7 +3,8 @@
 Every scene gives windows of neighbouring views: four are inputs, with their poses, and the two that lie most in between
 are targets. Beside our render stands the copy of the nearest input, the least that a model must beat, and with
 --seconds what optimisation reaches on the same inputs in that time (eval_nvs/methods/per_scene.py). With --cameras-from
-the inputs come with their intrinsics but without poses; targets follow by the similarity between found and given poses.
+the inputs come with their intrinsics but without poses, for matches as large as they are stored, up to 1008 px; targets
+follow by the similarity between found and given poses.
 PSNR and SSIM are those of splat/metrics.py, means over the images of a scene, then over scenes. With given poses the
 inputs' depth is compared with the points of structure from motion that each of them saw; where the scene does not say
 which, with all in the picture, hidden ones among them. This is the table of the model card; the benchmark by published
@@ -31,6 +32,7 @@ from eval_nvs.protocol import PROTOCOLS
 from eval_nvs.stages import seen_points
 from geometry.alignment import align_cameras, rotation_error
 from geometry.cameras import Cameras
+from geometry.match_cameras import photos_to_match
 from geometry.scene import Scene, open_scene, views
 from geometry.scene_depth import sparse_depth
 from geometry.view_selection import windows
@@ -124,11 +126,12 @@ def fit(images: Tensor, cameras: Cameras, points: Tensor | None, args: Args) -> 
 
 
 def score_window(
-    model: GaussianModel, images: Tensor, cameras: Cameras, known: Tensor, args: Args
+    model: GaussianModel, images: Tensor, cameras: Cameras, known: Tensor, photos: Tensor | None, args: Args
 ) -> tuple[list[dict], Tensor]:
     """Scores of the targets among images [V, 3, H, W] and cameras [V], inputs first.
 
-    `known` [context, H, W] is the inputs' depth, 0 where unknown. Also returns a picture strip [3 * T + context, ...].
+    `known` [context, H, W] is the inputs' depth, 0 where unknown; in `photos` matches are looked for. Also returns a
+    picture strip [3 * T + context, ...].
     """
     context = args.context
     inputs, targets = cameras[:context], cameras[context:]
@@ -136,7 +139,8 @@ def score_window(
         result = reconstruct(images[:context], inputs, model)
         found = depth_scores(result.depth, known)
     else:
-        result = reconstruct(images[:context], None, model, K=inputs.K, cameras_from=args.cameras_from)
+        options = {"K": inputs.K, "cameras_from": args.cameras_from, "photos": photos}
+        result = reconstruct(images[:context], None, model, **options)
         seen = result.cameras.to("cpu", torch.float64)
         home = align_cameras(inputs.to("cpu", torch.float64), seen, turn_by="orientations")
         targets = home.cameras(targets.to("cpu", torch.float64))
@@ -201,7 +205,9 @@ def main(args: Args) -> None:
         for number, (inputs, targets) in enumerate(windows(scene.w2c, args.context, args.targets, args.groups)):
             images, cameras = views(scene, [*inputs, *targets], args.size, multiple=14)
             known = known_depth(scene, inputs, cameras[: args.context])
-            rows, pictures = score_window(model, images, cameras, known, args)
+            matching = args.cameras_from == "matches"
+            photos = photos_to_match(scene, inputs, cameras.size) if matching else None
+            rows, pictures = score_window(model, images, cameras, known, photos, args)
             if args.seconds > 0:
                 fitted = fit(images, cameras, seen_points(scene, [scene.names[i] for i in inputs]), args)
                 rows = [row | {"fitted_psnr": value} for row, value in zip(rows, fitted, strict=True)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +15,10 @@ from geometry.bundle import Adjusted, Sightings, adjust
 from geometry.cameras import Cameras, invert_rigid
 from geometry.images import to_uint8
 from geometry.matches import MatchedPair, match_photos
+from geometry.scene import Scene
+from geometry.scene import views as load_views
 
+MOST_SIDE = 1008  # long side of the photos in which keypoints are looked for, px
 ALL_PAIRS_UP_TO = 16  # views; of more, only those are matched that lie a power of two apart in the order given
 # Focal lengths to start from, over the believed one. The believed one is the geometric mean of the network's and of the
 # long side of the photos, as that is how far both are off.
@@ -75,16 +79,16 @@ def cameras_from_matches(
 ) -> MatchedCameras | None:
     """Cameras of images [V, 3, H, W] in [0, 1] that make SIFT matches between them meet; None when too few do.
 
-    The `guess` [V] gives the unit, by its z-depth maps [V, H, W], and a first focal length, or the intrinsics if
-    `focal_known`; else pixels come out square and the principal point stays. Poses start from essential matrices of
-    pairs, chained along the best-matched pairs, and are adjusted together (`geometry.bundle`), from several focal
-    lengths where it is unknown, and along other pairs where many matches do not meet. Takes about a second for four
-    views of 252 px. The guess is best from a network that saw the photos at this size: its depth tells two-view
-    reconstructions of different length apart.
+    The images may be larger than those that the guess is of, and better are (`photos_to_match`). The `guess` [V] gives
+    the unit, by its z-depth maps [V, H, W], and a first focal length, or the intrinsics if `focal_known`; else pixels
+    come out square and the principal point stays. Poses start from essential matrices of pairs, chained along the
+    best-matched pairs, and are adjusted together (`geometry.bundle`), from several focal lengths where it is unknown,
+    and along other pairs where many matches do not meet. Takes about a second for four views. The guess is best from a
+    network that saw the photos at its size: its depth tells two-view reconstructions of different length apart.
     """
     views, long_side = len(images), max(guess.size)
     guess, depth = guess.to("cpu", torch.float64), depth.double().cpu()
-    pairs = match_photos(to_uint8(images), _pairs(views))
+    pairs = match_photos(to_uint8(images), _pairs(views), guess.size)
     if focal_known:
         starts = [_Start(guess, _motions(pairs, guess, depth), None)]
     else:
@@ -105,6 +109,16 @@ def cameras_from_matches(
     if len(best.held) < 2:
         return None
     return MatchedCameras(_completed(guess, best), tuple(best.placed), float(best.adjusted.error.median()))
+
+
+def photos_to_match(scene: Scene, indices: Sequence[int], size: tuple[int, int]) -> Tensor:
+    """The views `indices` as their images of `size` (height, width) show them, [V, 3, k H, k W], to be matched.
+
+    k brings the long side to MOST_SIDE, or little beyond what the largest photo has: there is nothing more to see.
+    """
+    largest = max(max(scene.sizes[i]) for i in indices)
+    times = max(1, min(round(MOST_SIDE / max(size)), math.ceil(largest / max(size))))
+    return load_views(scene, indices, (size[0] * times, size[1] * times))[0]
 
 
 def _pairs(views: int) -> Iterable[tuple[int, int]]:

@@ -13,7 +13,7 @@ EDGE = 20  # twice OpenCV's, for the same reason
 LONG_SIDE = 504  # smaller photos are enlarged to it: at 252 px that gives some three times as many right matches
 RATIO = 0.8  # of the distances to the nearest and the second descriptor, at most (Lowe, 2004)
 MIN_MATCHES = 16  # of a pair
-EPIPOLAR_TOLERANCE = 1.5  # px
+EPIPOLAR_TOLERANCE = 1.5  # px of the photos as they are given
 
 
 @dataclass(frozen=True)
@@ -25,27 +25,36 @@ class MatchedPair:
     pixels: np.ndarray  # [2, N, 2]
 
 
-def match_photos(photos: Sequence[np.ndarray], pairs: Iterable[tuple[int, int]]) -> list[MatchedPair]:
+def match_photos(
+    photos: Sequence[np.ndarray], pairs: Iterable[tuple[int, int]], size: tuple[int, int] | None = None
+) -> list[MatchedPair]:
     """Those of `pairs` of `photos` (uint8 [H, W, 3] each) that match well enough to be of one scene.
 
-    A wrong match may remain where it lies near its epipolar line by chance.
+    Pixels are those of the same photos at `size` (height, width), by default their own. A wrong match may remain where
+    it lies near its epipolar line by chance.
     """
     import cv2
 
     sift = cv2.SIFT_create(MOST_KEYPOINTS, contrastThreshold=CONTRAST, edgeThreshold=EDGE, enable_precise_upscale=True)
+    scales = [max(1.0, LONG_SIDE / max(photo.shape[:2])) for photo in photos]
     features: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     def feature(view: int) -> tuple[np.ndarray, np.ndarray]:
+        """Pixels in the photo, enlarged by its scale, and descriptors."""
         if view not in features:
             gray = cv2.cvtColor(photos[view], cv2.COLOR_RGB2GRAY)
-            scale = max(1.0, LONG_SIDE / max(gray.shape))
-            gray = cv2.resize(gray, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
+            gray = cv2.resize(gray, None, fx=scales[view], fy=scales[view], interpolation=cv2.INTER_CUBIC)
             found, descriptors = sift.detectAndCompute(gray, None)
-            pixels = (np.array([keypoint.pt for keypoint in found]).reshape(-1, 2) + 0.5) / scale
+            pixels = np.array([keypoint.pt for keypoint in found]).reshape(-1, 2) + 0.5
             if descriptors is not None:  # RootSIFT: the square root tells descriptors apart better
                 descriptors = np.sqrt(descriptors / np.maximum(descriptors.sum(1, keepdims=True), 1e-6))
             features[view] = (pixels, descriptors)
         return features[view]
+
+    def shrink(view: int) -> np.ndarray:
+        """What takes these pixels to those that are asked for."""
+        shape = photos[view].shape[:2]
+        return np.divide(size or shape, shape)[::-1] / scales[view]
 
     matched = []
     for i, j in pairs:
@@ -55,10 +64,13 @@ def match_photos(photos: Sequence[np.ndarray], pairs: Iterable[tuple[int, int]])
         numbers = _nearest_both_ways(descriptors_i, descriptors_j)
         if numbers.shape[1] < MIN_MATCHES:
             continue
-        pixels = np.stack([pixels_i[numbers[0]], pixels_j[numbers[1]]])
-        _, inliers = cv2.findFundamentalMat(*pixels, cv2.USAC_MAGSAC, EPIPOLAR_TOLERANCE, 0.999, 5000)
+        pixels = [pixels_i[numbers[0]], pixels_j[numbers[1]]]
+        # In enlarged pixels: in those of small images, OpenCV 5.0 fails on pairs with many matches and little motion.
+        tolerance = EPIPOLAR_TOLERANCE * max(scales[i], scales[j])
+        _, inliers = cv2.findFundamentalMat(*pixels, cv2.USAC_MAGSAC, tolerance, 0.999, 5000)
         if inliers is not None and inliers.sum() >= MIN_MATCHES:
             inlier = inliers[:, 0] > 0
+            pixels = np.stack([pixels[0] * shrink(i), pixels[1] * shrink(j)])
             matched.append(MatchedPair((i, j), numbers[:, inlier], pixels[:, inlier]))
     return matched
 

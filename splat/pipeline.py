@@ -15,6 +15,7 @@ from torch import Tensor
 
 from geometry.cameras import Cameras
 from geometry.images import exif_focal
+from geometry.match_cameras import photos_to_match
 from geometry.pose_check import check_poses
 from geometry.precision import Precision
 from geometry.preprocess import SizeRule, preprocess
@@ -95,6 +96,9 @@ def reconstruct(
     if len(indices) < len(scene):
         report(f"using {len(indices)} of {len(scene)} views (--views chooses how many)")
     images, cameras, K = _load(scene, indices, size, size_rule)
+    photos = None
+    if cameras_from == "matches" and cameras is None and size_rule is None:
+        photos = photos_to_match(scene, indices, tuple(images.shape[-2:]))
     if poses_given and len(indices) > 1:
         check = check_poses(images, cameras, scene.select(indices).points)
         if check.suspicious:
@@ -109,6 +113,7 @@ def reconstruct(
         model.to(device),
         tuple(scene.names[i] for i in indices),
         K=K,
+        photos=photos,
         cameras_from=cameras_from,
         reference_view=reference_view,
         mode=mode,
@@ -206,7 +211,7 @@ def _find_poses(scene: Scene, views: int | None, report: Callable[[str], None]) 
     try:
         posed = reconstruct_poses(photos, progress=sys.stderr.isatty())
     except (PosesNotFound, ImportError) as error:
-        note = f"no poses found ({error}); matches between the photos at the network's size must do, expect less"
+        note = f"no poses found ({error}); matches between the photos must do, expect less"
         report(note)
         return scene, note
     note = f"poses of {len(posed)} of {len(photos)} photos found; scale and orientation of the world are arbitrary"

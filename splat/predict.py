@@ -65,6 +65,7 @@ def predict(
     outputs: Collection[Output] = ("depth", "cameras", "gaussians"),
     *,
     K: Tensor | None = None,
+    photos: Tensor | None = None,
     frame: Literal["given", "network"] = "given",
     cameras_from: CamerasFrom = "decoder",
     reference_view: str = "saddle_balanced",
@@ -78,9 +79,10 @@ def predict(
     the network's own world and unit, cameras as it sees them. `cameras_from` "rays" takes predicted cameras from the
     ray maps, with their principal points, in place of the camera decoder's; "matches" brings the decoder's to where
     SIFT matches between the images meet (`geometry.match_cameras`) and runs the network once more, with these for
-    given; a note says how many views that placed. `reference_view` is the published rule by which the network chooses
-    its world (`geometry.reference_view`), `export_layers` are blocks whose patch tokens are wanted, `mode` is "float32"
-    or "bfloat16" (default: `geometry.precision.default_precision`).
+    given; a note says how many views that placed. `photos` [V, 3, kH, kW] are the same images larger, to be matched in
+    their place: they show more keypoints, and where they are more exactly. `reference_view` is the published rule by
+    which the network chooses its world (`geometry.reference_view`), `export_layers` are blocks whose patch tokens are
+    wanted, `mode` is "float32" or "bfloat16" (default: `geometry.precision.default_precision`).
 
     Where cameras are given to a network with a matching cue (`nano`), depth is brought to where its views agree
     (`geometry.consistency`), which its Gaussians are not. A network without a Gaussian head gives splats made of its
@@ -89,14 +91,14 @@ def predict(
     in a line. Runs where the model is. Raises ValueError for what does not fit or cannot be had from this network,
     MemoryError, with what to lower, when there is too little memory.
     """
-    _check(images, cameras, K, outputs, frame, cameras_from)
+    _check(images, cameras, K, photos, outputs, frame, cameras_from)
     device = next(model.parameters()).device
     images = images.to(device, torch.float32)
     size = tuple(images.shape[-2:])
     if cameras_from == "matches":
         options = {"frame": frame, "reference_view": reference_view, "export_layers": export_layers, "mode": mode}
         if cameras is None and len(images) > 1:
-            return _with_matched_cameras(images, K, model, outputs, options)
+            return _with_matched_cameras(images, photos, K, model, outputs, options)
         return predict(images, cameras, model, outputs, K=K, **options)
     if K is not None:
         K = K.to(device, torch.float32)
@@ -125,10 +127,13 @@ def estimate_bytes(model: Model, views: int, size: tuple[int, int]) -> int:
     return weights + views * size[0] * size[1] * _BYTES_PER_PIXEL
 
 
-def _with_matched_cameras(images: Tensor, K: Tensor | None, model: Model, outputs, options) -> Prediction:
+def _with_matched_cameras(
+    images: Tensor, photos: Tensor | None, K: Tensor | None, model: Model, outputs, options
+) -> Prediction:
     """What the network sees when its own cameras, brought to where matches between the images meet, are given to it."""
     guess = predict(images, None, model, ("depth", "cameras"), K=K, mode=options["mode"])
-    matched = cameras_from_matches(images, guess.cameras, guess.depth, focal_known=K is not None)
+    seen_in = images if photos is None else photos
+    matched = cameras_from_matches(seen_in, guess.cameras, guess.depth, focal_known=K is not None)
     if matched is None:
         seen = predict(images, None, model, outputs, K=K, **options)
         note = "too few keypoints match between the images to place them; cameras are the network's guess, expect less"
@@ -291,7 +296,15 @@ def _plain_splats(name: str) -> str:
     return f"{name} has no Gaussian head: these are plain splats, one a pixel, made of its depth"
 
 
-def _check(images: Tensor, cameras: Cameras | None, K: Tensor | None, outputs, frame: str, cameras_from: str) -> None:
+def _check(
+    images: Tensor,
+    cameras: Cameras | None,
+    K: Tensor | None,
+    photos: Tensor | None,
+    outputs,
+    frame: str,
+    cameras_from: str,
+) -> None:
     if images.ndim != 4 or images.shape[1] != 3 or len(images) == 0:
         raise ValueError(f"images must be [V, 3, H, W] with one view or more, got {tuple(images.shape)}")
     if not images.is_floating_point():
@@ -308,6 +321,12 @@ def _check(images: Tensor, cameras: Cameras | None, K: Tensor | None, outputs, f
         if value not in known:
             raise ValueError(f"{name} can be {', '.join(known)}, not {value!r}")
     count, size = len(images), tuple(images.shape[-2:])
+    if photos is not None and (
+        photos.shape[:2] != images.shape[:2] or photos.shape[-2] * size[1] != photos.shape[-1] * size[0]
+    ):
+        raise ValueError(
+            f"photos must be the images {tuple(images.shape)}, larger by one factor, got {tuple(photos.shape)}"
+        )
     if K is not None and cameras is not None:
         raise ValueError("give cameras, which have intrinsics, or K alone; not both")
     if K is not None and K.shape != (count, 3, 3):

@@ -10,10 +10,12 @@ from PIL import Image
 from geometry import match_cameras
 from geometry.cameras import Cameras
 from geometry.images import to_tensor, to_uint8
-from geometry.match_cameras import _pairs, cameras_from_matches
+from geometry.match_cameras import _pairs, cameras_from_matches, photos_to_match
 from geometry.matches import MatchedPair, match_photos
+from geometry.scene import open_scene, views
 from geometry.sfm import PosesNotFound
 from splat import pipeline
+from splat import predict as predict_module
 from splat.predict import predict
 from tests.synthetic_photos import arc, look_at, pinhole, render_corner
 from tests.test_bundle import turn_errors
@@ -24,8 +26,9 @@ FOCAL = 240.0
 UNIT = 5.0  # about how far the corner is
 
 
-def photos(w2c: np.ndarray) -> torch.Tensor:
-    return to_tensor([render_corner(w, pinhole(SIZE, FOCAL), SIZE) for w in w2c])
+def photos(w2c: np.ndarray, times: int = 1) -> torch.Tensor:
+    size = (SIZE[0] * times, SIZE[1] * times)
+    return to_tensor([render_corner(w, pinhole(size, FOCAL * times), size) for w in w2c])
 
 
 def cameras(w2c: np.ndarray, focal: float = FOCAL) -> Cameras:
@@ -47,10 +50,13 @@ def scene() -> tuple[np.ndarray, torch.Tensor]:
     return w2c, photos(w2c)
 
 
-def test_matches_have_the_pixels_of_the_same_points(scene):
-    w2c, images = scene
-    (pair,) = match_photos(to_uint8(images), [(0, 1)])
+@pytest.mark.parametrize(("times", "most_off"), [(1, 0.3), (3, 0.12)])
+def test_matches_have_the_pixels_of_the_same_points(scene, times, most_off):
+    """Also where the photos are larger than the images whose pixels are asked for: then more exactly."""
+    w2c, _ = scene
+    (pair,) = match_photos(to_uint8(photos(w2c[:2], times)), [(0, 1)], SIZE)
     assert pair.views == (0, 1) and pair.pixels.shape == (2, pair.keypoints.shape[1], 2)
+    assert (pair.pixels >= 0).all() and (pair.pixels <= SIZE[::-1]).all()
     K = np.linalg.inv(pinhole(SIZE, FOCAL))
     motion = w2c[1] @ np.linalg.inv(w2c[0])
     x, y, z = motion[:3, 3]
@@ -58,7 +64,7 @@ def test_matches_have_the_pixels_of_the_same_points(scene):
     a, b = (np.c_[pixels, np.ones(len(pixels))] for pixels in pair.pixels)
     lines = a @ (K.T @ essential @ K).T
     distance = np.abs((b * lines).sum(1)) / np.linalg.norm(lines[:, :2], axis=1)
-    assert np.median(distance) < 0.3 and len(distance) > 100
+    assert np.median(distance) < most_off and len(distance) > 100
 
 
 @pytest.mark.parametrize("known", [True, False])
@@ -107,8 +113,8 @@ def wrong_pair(views: tuple[int, int], count: int) -> MatchedPair:
 
 
 def with_pairs(monkeypatch, change) -> None:
-    def changed(photos, pairs):
-        return change(match_photos(photos, pairs))
+    def changed(photos, pairs, size):
+        return change(match_photos(photos, pairs, size))
 
     monkeypatch.setattr(match_cameras, "match_photos", changed)
 
@@ -201,6 +207,32 @@ def test_the_networks_own_cameras_where_matches_tell_nothing(scene):
     assert "where view 2 stands" in predict(images, None, network, cameras_from="matches").notes[0]
 
 
+def test_larger_photos_tell_cameras_more_exactly(scene):
+    w2c, images = scene
+    guess, depth = guessed(4)
+    true = relative(cameras(w2c))
+    small, large = (
+        turn_errors(cameras_from_matches(seen, guess, depth, focal_known=True).cameras, true).max()
+        for seen in (images, photos(w2c, 3))
+    )
+    assert large < min(0.1, small)
+    wrong = photos(w2c[:2], 2)[:, :, :-2]
+    with pytest.raises(ValueError, match=r"photos must be the images \(2, 3, 182, 252\), larger by one factor, got"):
+        predict(images[:2], None, tiny_model("a"), cameras_from="matches", photos=wrong)
+
+
+@pytest.mark.parametrize(("times", "size", "matched"), [(1, 252, 252), (3, 252, 756), (3, 112, 784), (3, 756, 756)])
+def test_photos_are_matched_as_large_as_they_are(scene, tmp_path, times, size, matched):
+    for i, picture in enumerate(to_uint8(photos(scene[0][:2], times))):
+        Image.fromarray(picture).save(tmp_path / f"{i}.png")
+    opened = open_scene(tmp_path)
+    images, _ = views(opened, size=size, multiple=14)
+    large = photos_to_match(opened, [0, 1], images.shape[-2:])
+    assert large.shape[-1] == matched and large.shape[-2] * images.shape[-1] == matched * images.shape[-2]
+    back = torch.nn.functional.interpolate(large, images.shape[-2:], mode="area")
+    assert (back - images).abs().mean() < 0.02
+
+
 @pytest.fixture
 def folder(scene, tmp_path):
     for i, picture in enumerate(to_uint8(scene[1])):
@@ -223,6 +255,16 @@ def test_cameras_from_what_is_asked_for(scene, folder, monkeypatch):
     """Neither of these looks for poses by structure from motion; EXIF tells the matching the focal length."""
     monkeypatch.setattr(pipeline, "reconstruct_poses", None)
     monkeypatch.setattr(pipeline, "exif_focal", lambda file: FOCAL)
+    seen = []
+    honest = predict_module.cameras_from_matches
+
+    def watched(images, *args, **options):
+        seen.append(images.shape)
+        return honest(images, *args, **options)
+
+    monkeypatch.setattr(predict_module, "cameras_from_matches", watched)
+    pipeline.reconstruct(folder, "nano", size=84, cameras_from="matches")
+    assert seen == [(4, 3, 3 * 56, 3 * 84)]  # as large as the files
     matched = pipeline.reconstruct(folder, "nano", size=SIZE[1], cameras_from="matches")
     assert "place 4 of 4 views" in matched.notes[0]
     torch.testing.assert_close(matched.cameras.K, cameras(scene[0]).K.float())
