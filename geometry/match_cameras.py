@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from geometry.bundle import Adjusted, Sightings, adjust
-from geometry.cameras import Cameras, invert_rigid
+from geometry.cameras import Cameras, invert_rigid, resize
 from geometry.images import to_uint8
 from geometry.matches import MatchedPair, match_photos
 from geometry.scene import Scene
@@ -49,7 +50,7 @@ class MatchedCameras:
 
     cameras: Cameras  # [V] float64 on the CPU, in the world of the guess and about its unit
     placed: tuple[int, ...]  # views whose poses the matches tell for certain; may be none
-    error: float  # median px that the sightings of keypoints are off
+    error: float  # median px of the images that the sightings of keypoints are off
 
 
 @dataclass(frozen=True)
@@ -86,9 +87,11 @@ def cameras_from_matches(
     and along other pairs where many matches do not meet. Takes about a second for four views. The guess is best from a
     network that saw the photos at its size: its depth tells two-view reconstructions of different length apart.
     """
-    views, long_side = len(images), max(guess.size)
-    guess, depth = guess.to("cpu", torch.float64), depth.double().cpu()
-    pairs = match_photos(to_uint8(images), _pairs(views), guess.size)
+    views, size, seen = len(images), guess.size, tuple(images.shape[-2:])
+    # Keypoints are off by pixels of the images: all else is in these, too.
+    guess, long_side = resize(guess.to("cpu", torch.float64), seen), max(seen)
+    depth = F.interpolate(depth.double().cpu()[None], seen)[0]
+    pairs = match_photos(to_uint8(images), _pairs(views))
     if focal_known:
         starts = [_Start(guess, _motions(pairs, guess, depth), None)]
     else:
@@ -108,7 +111,8 @@ def cameras_from_matches(
         best = min(best, _solve(best.start, pairs, depth, root), key=lambda solution: solution.rank)
     if len(best.held) < 2:
         return None
-    return MatchedCameras(_completed(guess, best), tuple(best.placed), float(best.adjusted.error.median()))
+    cameras = resize(_completed(guess, best), size)
+    return MatchedCameras(cameras, tuple(best.placed), float(best.adjusted.error.median()))
 
 
 def photos_to_match(scene: Scene, indices: Sequence[int], size: tuple[int, int]) -> Tensor:

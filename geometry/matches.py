@@ -13,7 +13,7 @@ EDGE = 20  # twice OpenCV's, for the same reason
 LONG_SIDE = 504  # smaller photos are enlarged to it: at 252 px that gives some three times as many right matches
 RATIO = 0.8  # of the distances to the nearest and the second descriptor, at most (Lowe, 2004)
 MIN_MATCHES = 16  # of a pair
-EPIPOLAR_TOLERANCE = 1.5  # px of the photos as they are given
+EPIPOLAR_TOLERANCE = 1.5  # px
 
 
 @dataclass(frozen=True)
@@ -25,13 +25,10 @@ class MatchedPair:
     pixels: np.ndarray  # [2, N, 2]
 
 
-def match_photos(
-    photos: Sequence[np.ndarray], pairs: Iterable[tuple[int, int]], size: tuple[int, int] | None = None
-) -> list[MatchedPair]:
+def match_photos(photos: Sequence[np.ndarray], pairs: Iterable[tuple[int, int]]) -> list[MatchedPair]:
     """Those of `pairs` of `photos` (uint8 [H, W, 3] each) that match well enough to be of one scene.
 
-    Pixels are those of the same photos at `size` (height, width), by default their own. A wrong match may remain where
-    it lies near its epipolar line by chance.
+    A wrong match may remain where it lies near its epipolar line by chance.
     """
     import cv2
 
@@ -51,11 +48,6 @@ def match_photos(
             features[view] = (pixels, descriptors)
         return features[view]
 
-    def shrink(view: int) -> np.ndarray:
-        """What takes these pixels to those that are asked for."""
-        shape = photos[view].shape[:2]
-        return np.divide(size or shape, shape)[::-1] / scales[view]
-
     matched = []
     for i, j in pairs:
         (pixels_i, descriptors_i), (pixels_j, descriptors_j) = feature(i), feature(j)
@@ -70,7 +62,7 @@ def match_photos(
         _, inliers = cv2.findFundamentalMat(*pixels, cv2.USAC_MAGSAC, tolerance, 0.999, 5000)
         if inliers is not None and inliers.sum() >= MIN_MATCHES:
             inlier = inliers[:, 0] > 0
-            pixels = np.stack([pixels[0] * shrink(i), pixels[1] * shrink(j)])
+            pixels = np.stack([pixels[0] / scales[i], pixels[1] / scales[j]])
             matched.append(MatchedPair((i, j), numbers[:, inlier], pixels[:, inlier]))
     return matched
 

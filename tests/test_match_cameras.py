@@ -52,16 +52,16 @@ def scene() -> tuple[np.ndarray, torch.Tensor]:
 
 @pytest.mark.parametrize(("times", "most_off"), [(1, 0.3), (3, 0.12)])
 def test_matches_have_the_pixels_of_the_same_points(scene, times, most_off):
-    """Also where the photos are larger than the images whose pixels are asked for: then more exactly."""
     w2c, _ = scene
-    (pair,) = match_photos(to_uint8(photos(w2c[:2], times)), [(0, 1)], SIZE)
+    (pair,) = match_photos(to_uint8(photos(w2c[:2], times)), [(0, 1)])
     assert pair.views == (0, 1) and pair.pixels.shape == (2, pair.keypoints.shape[1], 2)
-    assert (pair.pixels >= 0).all() and (pair.pixels <= SIZE[::-1]).all()
+    pixels = pair.pixels / times
+    assert (pixels >= 0).all() and (pixels <= SIZE[::-1]).all()
     K = np.linalg.inv(pinhole(SIZE, FOCAL))
     motion = w2c[1] @ np.linalg.inv(w2c[0])
     x, y, z = motion[:3, 3]
     essential = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]]) @ motion[:3, :3]
-    a, b = (np.c_[pixels, np.ones(len(pixels))] for pixels in pair.pixels)
+    a, b = (np.c_[at, np.ones(len(at))] for at in pixels)
     lines = a @ (K.T @ essential @ K).T
     distance = np.abs((b * lines).sum(1)) / np.linalg.norm(lines[:, :2], axis=1)
     assert np.median(distance) < most_off and len(distance) > 100
@@ -113,8 +113,8 @@ def wrong_pair(views: tuple[int, int], count: int) -> MatchedPair:
 
 
 def with_pairs(monkeypatch, change) -> None:
-    def changed(photos, pairs, size):
-        return change(match_photos(photos, pairs, size))
+    def changed(photos, pairs):
+        return change(match_photos(photos, pairs))
 
     monkeypatch.setattr(match_cameras, "match_photos", changed)
 
