@@ -2,12 +2,12 @@
 
 Every scene gives windows of neighbouring views: four are inputs, with their poses, and the two that lie most in between
 are targets. Beside our render stands the copy of the nearest input, the least that a model must beat, and with
---seconds what optimisation reaches on the same inputs in that time (eval_nvs/methods/per_scene.py). With --cameras-from
-the inputs come with their intrinsics but without poses, for matches as large as they are stored, up to 1008 px; targets
-follow by the similarity between found and given poses.
-PSNR and SSIM are those of splat/metrics.py, means over the images of a scene, then over scenes. With given poses the
-inputs' depth is compared with the points of structure from motion that each of them saw; where the scene does not say
-which, with all in the picture, hidden ones among them. This is the table of the model card; the benchmark by published
+--seconds what optimisation reaches on the same inputs in that time (eval_nvs/methods/per_scene.py). PSNR and SSIM are
+those of splat/metrics.py, means over the images of a scene, then over scenes. The inputs' depth is compared with the
+points of structure from motion that each of them saw; where the scene does not say which, with all in the picture,
+hidden ones among them. With --cameras-from the inputs come with their intrinsics but without poses; matches are looked
+for in the photos as large as they are stored, up to 1008 px. Targets follow by the similarity between found and given
+poses, whose errors stand in the place of the depth's. This is the table of the model card; the benchmark by published
 protocols is eval_nvs/run.py.
 """
 
@@ -126,12 +126,12 @@ def fit(images: Tensor, cameras: Cameras, points: Tensor | None, args: Args) -> 
 
 
 def score_window(
-    model: GaussianModel, images: Tensor, cameras: Cameras, known: Tensor, photos: Tensor | None, args: Args
+    model: GaussianModel, images: Tensor, cameras: Cameras, known: Tensor | None, photos: Tensor | None, args: Args
 ) -> tuple[list[dict], Tensor]:
     """Scores of the targets among images [V, 3, H, W] and cameras [V], inputs first.
 
-    `known` [context, H, W] is the inputs' depth, 0 where unknown; in `photos` matches are looked for. Also returns a
-    picture strip [3 * T + context, ...].
+    `known` [context, H, W] is the inputs' depth, 0 where unknown, for given poses; in `photos` matches are looked for.
+    Also returns a picture strip [3 * T + context, ...].
     """
     context = args.context
     inputs, targets = cameras[:context], cameras[context:]
@@ -204,9 +204,11 @@ def main(args: Args) -> None:
         scene = open_scene(folder)
         for number, (inputs, targets) in enumerate(windows(scene.w2c, args.context, args.targets, args.groups)):
             images, cameras = views(scene, [*inputs, *targets], args.size, multiple=14)
-            known = known_depth(scene, inputs, cameras[: args.context])
-            matching = args.cameras_from == "matches"
-            photos = photos_to_match(scene, inputs, cameras.size) if matching else None
+            known = photos = None
+            if args.cameras_from == "given":
+                known = known_depth(scene, inputs, cameras[: args.context])
+            elif args.cameras_from == "matches":
+                photos = photos_to_match(scene, inputs, cameras.size)
             rows, pictures = score_window(model, images, cameras, known, photos, args)
             if args.seconds > 0:
                 fitted = fit(images, cameras, seen_points(scene, [scene.names[i] for i in inputs]), args)

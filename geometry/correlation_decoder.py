@@ -90,7 +90,7 @@ def find_patches(cells: Tensor, others: Tensor) -> Tensor:
     shift = (weight[..., None] * there[near]).sum(-2) - here
     back = alike.argmax(1).gather(1, cell)
     astray = torch.linalg.vector_norm(here[back] - here, dim=-1)
-    returns = astray < 3 / max(height // 2, width // 2)
+    returns = astray < 3 / max(height // 2, width // 2)  # one and a half patches
     rival = alike.scatter(-1, around(cell, BESIDE, height, width), -1.0).amax(-1)
     values = torch.stack([best, best - rival, returns.to(best.dtype), astray.clamp_max(1)], -1)
     return torch.cat([here.expand_as(shift), shift, values], -1)

@@ -33,16 +33,15 @@ def match_photos(photos: Sequence[np.ndarray], pairs: Iterable[tuple[int, int]])
     import cv2
 
     sift = cv2.SIFT_create(MOST_KEYPOINTS, contrastThreshold=CONTRAST, edgeThreshold=EDGE, enable_precise_upscale=True)
-    scales = [max(1.0, LONG_SIDE / max(photo.shape[:2])) for photo in photos]
     features: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     def feature(view: int) -> tuple[np.ndarray, np.ndarray]:
-        """Pixels in the photo, enlarged by its scale, and descriptors."""
         if view not in features:
             gray = cv2.cvtColor(photos[view], cv2.COLOR_RGB2GRAY)
-            gray = cv2.resize(gray, None, fx=scales[view], fy=scales[view], interpolation=cv2.INTER_CUBIC)
+            scale = max(1.0, LONG_SIDE / max(gray.shape))
+            gray = cv2.resize(gray, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
             found, descriptors = sift.detectAndCompute(gray, None)
-            pixels = np.array([keypoint.pt for keypoint in found]).reshape(-1, 2) + 0.5
+            pixels = (np.array([keypoint.pt for keypoint in found]).reshape(-1, 2) + 0.5) / scale
             if descriptors is not None:  # RootSIFT: the square root tells descriptors apart better
                 descriptors = np.sqrt(descriptors / np.maximum(descriptors.sum(1, keepdims=True), 1e-6))
             features[view] = (pixels, descriptors)
@@ -56,15 +55,24 @@ def match_photos(photos: Sequence[np.ndarray], pairs: Iterable[tuple[int, int]])
         numbers = _nearest_both_ways(descriptors_i, descriptors_j)
         if numbers.shape[1] < MIN_MATCHES:
             continue
-        pixels = [pixels_i[numbers[0]], pixels_j[numbers[1]]]
-        # In enlarged pixels: in those of small images, OpenCV 5.0 fails on pairs with many matches and little motion.
-        tolerance = EPIPOLAR_TOLERANCE * max(scales[i], scales[j])
-        _, inliers = cv2.findFundamentalMat(*pixels, cv2.USAC_MAGSAC, tolerance, 0.999, 5000)
-        if inliers is not None and inliers.sum() >= MIN_MATCHES:
-            inlier = inliers[:, 0] > 0
-            pixels = np.stack([pixels[0] / scales[i], pixels[1] / scales[j]])
+        pixels = np.stack([pixels_i[numbers[0]], pixels_j[numbers[1]]])
+        inlier = _explained(pixels)
+        if inlier.sum() >= MIN_MATCHES:
             matched.append(MatchedPair((i, j), numbers[:, inlier], pixels[:, inlier]))
     return matched
+
+
+def _explained(pixels: np.ndarray) -> np.ndarray:
+    """Which of the matches [2, N, 2] one fundamental matrix explains, [N] bool."""
+    import cv2
+
+    options = (EPIPOLAR_TOLERANCE, 0.999, 5000)
+    try:
+        _, inliers = cv2.findFundamentalMat(*pixels, cv2.USAC_MAGSAC, *options)
+    except cv2.error:
+        # An assertion of OpenCV 5.0's own fails where two views hardly differ and nearly all of many matches are right.
+        _, inliers = cv2.findFundamentalMat(*pixels, cv2.FM_RANSAC, *options)
+    return np.zeros(pixels.shape[1], bool) if inliers is None else inliers[:, 0] > 0
 
 
 def _nearest_both_ways(a: np.ndarray, b: np.ndarray) -> np.ndarray:

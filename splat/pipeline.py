@@ -97,7 +97,8 @@ def reconstruct(
         report(f"using {len(indices)} of {len(scene)} views (--views chooses how many)")
     images, cameras, K = _load(scene, indices, size, size_rule)
     photos = None
-    if cameras_from == "matches" and cameras is None and size_rule is None:
+    # The published size rules cut a photo otherwise at another size: then the images themselves are matched.
+    if cameras_from == "matches" and cameras is None and size_rule is None and len(indices) > 1:
         photos = photos_to_match(scene, indices, tuple(images.shape[-2:]))
     if poses_given and len(indices) > 1:
         check = check_poses(images, cameras, scene.select(indices).points)

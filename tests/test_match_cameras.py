@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -205,6 +206,21 @@ def test_the_networks_own_cameras_where_matches_tell_nothing(scene):
     assert predict(images[:1], None, network, cameras_from="matches").notes == ()
     images = torch.cat([images[:2], blank[:1], images[3:]])
     assert "where view 2 stands" in predict(images, None, network, cameras_from="matches").notes[0]
+
+
+def test_a_fault_of_opencv_costs_no_pair(scene, monkeypatch):
+    """Its version 5.0 fails an assertion of its own in MAGSAC where two views are nearly equal."""
+    (before,) = match_photos(to_uint8(scene[1][:2]), [(0, 1)])
+    honest = cv2.findFundamentalMat
+
+    def faulty(a, b, method, *options):
+        if method == cv2.USAC_MAGSAC:
+            raise cv2.error("Assertion failed: !model.empty()")
+        return honest(a, b, method, *options)
+
+    monkeypatch.setattr(cv2, "findFundamentalMat", faulty)
+    (after,) = match_photos(to_uint8(scene[1][:2]), [(0, 1)])
+    assert after.pixels.shape[1] > 0.9 * before.pixels.shape[1]
 
 
 def test_larger_photos_tell_cameras_more_exactly(scene):
