@@ -3,12 +3,12 @@
 Every scene gives windows of neighbouring views: four are inputs, with their poses, and the two that lie most in between
 are targets. Beside our render stands the copy of the nearest input, the least that a model must beat, and with
 --seconds what optimisation reaches on the same inputs in that time (eval_nvs/methods/per_scene.py). PSNR and SSIM are
-those of splat/metrics.py, means over the images of a scene, then over scenes. The inputs' depth is compared with the
-points of structure from motion that each of them saw; where the scene does not say which, with all in the picture,
-hidden ones among them. With --cameras-from the inputs come with their intrinsics but without poses; matches are looked
-for in the photos as large as they are stored, up to 1008 px. Targets follow by the similarity between found and given
-poses, whose errors stand in the place of the depth's. This is the table of the model card; the benchmark by published
-protocols is eval_nvs/run.py.
+those of splat/metrics.py, means over the images of a scene, then over scenes; LPIPS needs --lpips-weights. The inputs'
+depth is compared with the points of structure from motion that each of them saw; where the scene does not say which,
+with all in the picture, hidden ones among them. With --cameras-from the inputs come with their intrinsics but without
+poses; matches are looked for in the photos as large as they are stored, up to 1008 px. Targets follow by the similarity
+between found and given poses, whose errors stand in the place of the depth's. This is the table of the model card; the
+benchmark by published protocols is eval_nvs/run.py.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from geometry.view_selection import windows
 from splat.atomic import whole_file
 from splat.metrics import depth_errors, psnr, ssim
 from splat.model import GaussianModel
+from splat.perceptual import Perceptual
 from splat.predict import CamerasFrom
 from splat.reconstruct import reconstruct
 from splat.refine import refine
@@ -47,6 +48,7 @@ from splat.render import render
 COLUMNS = {  # of the table: what a score is called, and how it is printed
     "psnr": ("PSNR", ".2f"),
     "ssim": ("SSIM", ".3f"),
+    "lpips": ("LPIPS (Alex)", ".3f"),
     "copy_psnr": ("nearest copy", ".2f"),
     "gain": ("gain", "+.2f"),
     "rotation": ("rotation error", ".2f"),
@@ -68,6 +70,7 @@ class Args:
     cameras_from: Literal["given"] | CamerasFrom = "given"  # poses of the inputs: the scene's, or found without them
     refine: int = 0  # steps of splat.refine on the inputs after the forward pass
     seconds: float = 0  # time to fit Gaussians to the inputs of each window, from the scene's sparse points; 0: do not
+    lpips_weights: Path | None = None  # AlexNet backbone of LPIPS (.npz or .safetensors); without it no LPIPS
     device: str = "cuda" if torch.cuda.is_available() else "cpu"  # where the network and the renderer run
     out: Path | None = None  # folder for results.json, table.md and a PNG per window
 
@@ -82,6 +85,7 @@ class Score:
     psnr: float
     ssim: float
     copy_psnr: float
+    lpips: float | None = None
     rotation: float | None = None  # degrees, of the median pair of input cameras
     worst_rotation: float | None = None  # of the worst pair: a single wrong camera shows here
     notes: tuple[str, ...] = ()  # on found cameras: how many views matches placed, for instance
@@ -126,7 +130,13 @@ def fit(images: Tensor, cameras: Cameras, points: Tensor | None, args: Args) -> 
 
 
 def score_window(
-    model: GaussianModel, images: Tensor, cameras: Cameras, known: Tensor | None, photos: Tensor | None, args: Args
+    model: GaussianModel,
+    images: Tensor,
+    cameras: Cameras,
+    known: Tensor | None,
+    photos: Tensor | None,
+    args: Args,
+    perceptual: Perceptual | None = None,
 ) -> tuple[list[dict], Tensor]:
     """Scores of the targets among images [V, 3, H, W] and cameras [V], inputs first.
 
@@ -161,6 +171,10 @@ def score_window(
         {"psnr": psnr(our, photo), "ssim": ssim(our, photo), "copy_psnr": psnr(copy, photo)} | found
         for our, photo, copy in zip(ours, photos, copies, strict=True)
     ]
+    if perceptual is not None:
+        with torch.inference_mode():
+            distances = perceptual(ours, photos).tolist()
+        rows = [row | {"lpips": value} for row, value in zip(rows, distances, strict=True)]
     return rows, torch.cat([images[:context], photos, ours, copies])
 
 
@@ -199,6 +213,7 @@ def main(args: Args) -> None:
     if not folders:
         raise ValueError(f"{args.root}: no scene folders here; give a folder that holds one folder a scene")
     model = GaussianModel.from_pretrained(args.weights).to(args.device)
+    perceptual = None if args.lpips_weights is None else Perceptual(args.lpips_weights, "alex")
     scores: list[Score] = []
     for folder in tqdm(folders, unit="scene"):
         scene = open_scene(folder)
@@ -209,7 +224,7 @@ def main(args: Args) -> None:
                 known = known_depth(scene, inputs, cameras[: args.context])
             elif args.cameras_from == "matches":
                 photos = photos_to_match(scene, inputs, cameras.size)
-            rows, pictures = score_window(model, images, cameras, known, photos, args)
+            rows, pictures = score_window(model, images, cameras, known, photos, args, perceptual)
             if args.seconds > 0:
                 fitted = fit(images, cameras, seen_points(scene, [scene.names[i] for i in inputs]), args)
                 rows = [row | {"fitted_psnr": value} for row, value in zip(rows, fitted, strict=True)]

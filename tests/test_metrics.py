@@ -11,9 +11,8 @@ from torch import nn
 from splat import perceptual
 from splat.metrics import psnr, ssim
 from splat.perceptual import Perceptual, find_backbone
+from tests.backbones import ALEX, write_alexnet
 from tests.tiny_networks import SHARED
-
-ALEX = {0: (64, 3, 11), 3: (192, 64, 5), 6: (384, 192, 3), 8: (256, 384, 3), 10: (256, 256, 3)}
 
 
 def noise(seed=0, size=(3, 40, 52)):
@@ -73,16 +72,7 @@ def test_ssim_is_that_of_the_pixelsplat_family():
 
 @pytest.fixture(scope="module")
 def backbone(tmp_path_factory):
-    """An AlexNet of random convolutions."""
-    generator = torch.Generator().manual_seed(0)
-    arrays = {}
-    for layer, (out, into, side) in ALEX.items():
-        scale = (2 / (into * side * side)) ** 0.5
-        arrays[f"features.{layer}.weight"] = (torch.randn(out, into, side, side, generator=generator) * scale).numpy()
-        arrays[f"features.{layer}.bias"] = (torch.randn(out, generator=generator) * 0.1).numpy()
-    path = tmp_path_factory.mktemp("lpips") / "alex.npz"
-    np.savez(path, **arrays)
-    return path
+    return write_alexnet(tmp_path_factory.mktemp("lpips") / "alex.npz")
 
 
 def by_hand(path, a, b):

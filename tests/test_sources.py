@@ -321,3 +321,14 @@ def test_a_draw_is_made_once_for_all_that_take_turns_on_it(monkeypatch):
     source.batch(7, shape)
     source.batch(5, shape)
     assert made == [5, 6, 7, 5], "the oldest goes when there are too many"
+
+
+def test_views_of_a_wide_draw_turn_farther():
+    source = SyntheticSource(torch.device("cpu"), textures=4)
+    turned = {}
+    for wide in (False, True):
+        shape = Shape(4, 4, 0, (28, 28), wide)
+        R = torch.cat([source.draw(seed, shape).cameras.w2c[..., :3, :3] for seed in range(2)])
+        cosine = ((R[:, :1] @ R.transpose(-1, -2)).diagonal(dim1=-2, dim2=-1).sum(-1) - 1) / 2
+        turned[wide] = float(torch.rad2deg(torch.acos(cosine[:, 1:].clamp(-1, 1))).median())
+    assert turned[True] > 1.5 * turned[False]

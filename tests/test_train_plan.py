@@ -55,6 +55,18 @@ def test_sweeps_come_first_and_are_given_the_cameras():
         check(dataclasses.replace(config, sweep_steps=41))
 
 
+def test_a_share_of_the_draws_is_wide_and_nothing_else_changes():
+    def plans(share):
+        config = dataclasses.replace(TrainConfig(), steps=300, geometry_steps=150, draw=3, wide_share=share)
+        return [plan(config, step) for step in range(300)]
+
+    wide = [p.shape.wide for p in plans(0.5)]
+    assert not any(p.shape.wide for p in plans(0.0)) and all(p.shape.wide for p in plans(1.0))
+    assert 0.35 < sum(wide) / 300 < 0.65 and all(len(set(wide[i : i + 3])) == 1 for i in range(0, 300, 3))
+    narrow = [p._replace(shape=dataclasses.replace(p.shape, wide=False)) for p in plans(0.5)]
+    assert narrow == plans(0.0)
+
+
 def test_a_camera_decoder_alone_is_never_given_cameras():
     config = dataclasses.replace(TrainConfig(), steps=60, geometry_steps=20, sweep_steps=10, trained="cameras")
     plans = [plan(config, step) for step in range(60)]

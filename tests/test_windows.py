@@ -11,6 +11,7 @@ from eval_nvs import windows
 from geometry.scene import SparsePoints, scene_from_tensors
 from geometry.write_scene import write_scene
 from splat.model import GaussianModel
+from tests.backbones import write_alexnet
 from tests.test_train import TINY, walk
 
 
@@ -76,6 +77,16 @@ def test_a_whole_run(data, tmp_path, capsys):
     assert sorted(p.name for p in (tmp_path / "out").glob("*.png")) == ["one-0.png", "two-0.png"]
     with pytest.raises(ValueError, match="no scene folders here"):
         windows.main(windows.Args(tmp_path / "nowhere"))
+
+
+def test_lpips_is_scored_where_its_backbone_is_given(data, tmp_path, capsys):
+    weights = write_alexnet(tmp_path / "alex.npz")
+    windows.main(replace(data, size=84, lpips_weights=weights))
+    assert "| PSNR | SSIM | LPIPS (Alex) | nearest copy |" in capsys.readouterr().out
+    result = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert all(0.01 < row["lpips"] < 2 for row in result["images"])
+    with pytest.raises(ValueError, match="nothing.npz"):
+        windows.main(replace(data, lpips_weights=tmp_path / "nothing.npz"))
 
 
 def test_without_poses_targets_follow_the_cameras_that_were_found(data, tmp_path, capsys):

@@ -32,6 +32,7 @@ class Shape:
     context: int
     targets: int
     size: tuple[int, int]
+    wide: bool = False  # synthetic views stand far apart around what they look at
 
 
 class Source(Protocol):

@@ -49,6 +49,7 @@ class TrainConfig:
     scenes_from: float = 0.75  # fraction of the run after which they begin
     photos: Path | None = None  # folder of photos whose crops join the synthetic textures
     textures: int = 768  # size of the synthetic texture atlas
+    wide_share: float = 0.0  # share of the synthetic draws whose views stand far apart around what they look at
     sizes: tuple[tuple[int, int], ...] = (
         (252, 252),
         (196, 252),

@@ -41,13 +41,14 @@ def plan(config: TrainConfig, step: int) -> Plan:
         joint, alone = False, "cameras"
     size = rng.choice(config.sizes if joint else config.geometry_sizes)
     context = rng.choice(config.contexts)
+    wide = random.Random(sample_seed(config.seed, "wide", draw)).random() < config.wide_share
     posed = {"sweeps": True, "cameras": False, None: rng.random() >= config.pose_dropout}[alone]
     rng = random.Random(sample_seed(config.seed, "plan", draw, turn))
     begun = bool(config.scenes) and joint and step >= config.scenes_from * config.steps
     real = begun and rng.random() < config.scenes_share
     budget = (config.joint_views if joint else config.views) * 252 * 252 / (size[0] * size[1])
     context = min(context, max(2, int(budget)))  # large images, fewer of them: tokens and memory stay bounded
-    shape = Shape(max(1, int(budget / context)), context, config.targets if joint else 0, size)
+    shape = Shape(max(1, int(budget / context)), context, config.targets if joint else 0, size, wide)
     if not config.unposed_gaussians:
         # Photos carry no depth: they train through pictures alone, for which poses must be given.
         posed = posed or real

@@ -12,6 +12,9 @@ from geometry.synthetic import SyntheticConfig, make_atlas, sample_batch
 from train.augment import mirror
 from train.batch import Batch, Shape
 
+# Pairs of views are turned by 24 degrees at the median, in place of 8.
+WIDE = {"rigs": (8.0, 0.0, 0.5, 0.0, 2.0, 0.0), "baseline": (0.35, 1.2)}
+
 
 class SyntheticSource:
     """Scenes made on the training device; draws are kept for the steps that share them, so use one thread.
@@ -60,7 +63,7 @@ class SyntheticSource:
     def draw(self, seed: int, shape: Shape) -> Batch:
         """Twice as many scenes as a batch of `shape` has."""
         scenes, count = 2 * shape.scenes, shape.context + shape.targets
-        config = replace(self.config, targets=shape.targets)
+        config = replace(self.config, targets=shape.targets, **(WIDE if shape.wide else {}))
         made = sample_batch(seed, scenes, count, shape.size, self.atlas, self.device, config)
         # The sky has no surface but it is far away, and Gaussians there should be too.
         far = 2 * made.depth.amax((1, 2, 3), keepdim=True)
