@@ -28,7 +28,7 @@ SEEN, ERRORS = 14, 7  # channels of what `look_back` tells, and how many of them
 
 
 class Correction(nn.Module):
-    """What to add to raw values and opacity logits, from errors at the inputs; untrained, one step of each kind."""
+    """What to add to raw values, from errors at the inputs; untrained, one step of each kind."""
 
     def __init__(self, channels: int, hidden: int = 16):
         super().__init__()
@@ -44,11 +44,10 @@ class Correction(nn.Module):
         nn.init.zeros_(self.change.weight)
         nn.init.zeros_(self.change.bias)
 
-    def forward(self, raw: Tensor, opacity: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
-        """Corrected `raw` [B, V, H, W, C] (see `splat.adapter`) and `opacity` [B, V, H, W], by what `look_back` saw."""
+    def forward(self, raw: Tensor, seen: Tensor) -> Tensor:
+        """Corrected values, as `raw` [B, V, H, W, C + 1] of `splat.gs_head.GaussianHead`, by what `look_back` saw."""
         views = raw.shape[:2]
-        logit = torch.logit(opacity.float(), 1e-4)
-        state = torch.cat([raw, logit[..., None]], -1).flatten(0, 1).permute(0, 3, 1, 2)
+        state = raw.flatten(0, 1).permute(0, 3, 1, 2)
         errors, rest = seen.split((ERRORS, SEEN - ERRORS), 2)
         # Errors are hundredths, and a layer learns slowly from inputs so small: they count ten times.
         weight = torch.cat([10 * self.seen.weight[:, :ERRORS], self.seen.weight[:, ERRORS:]], 1)
@@ -56,12 +55,13 @@ class Correction(nn.Module):
         x = F.relu(x, inplace=True)
         change = self.change(self.mix(x)).float().permute(0, 2, 3, 1).unflatten(0, views)
         lack = (errors[:, :, :3] / C0).permute(0, 1, 3, 4, 2)
-        bases = (raw.shape[-1] - 10) // 3
+        bases = (raw.shape[-1] - 11) // 3
         by_opacity, by_size = rest[:, :, :2].unbind(2)
-        raw = (raw + change[..., :-1]).to(lack.dtype)
+        raw = change.add_(raw)  # in place: fresh memory of this size costs as much as the sum
         raw[..., 9 : 9 + 3 * bases : bases] += lack  # band 0 of each colour
         raw[..., 2:5] += STEPS[1] * by_size[..., None]
-        return raw, torch.sigmoid(logit + change[..., -1] + STEPS[0] * by_opacity)
+        raw[..., -1] += STEPS[0] * by_opacity
+        return raw
 
 
 def look_back(gaussians: Gaussians, images: Tensor, cameras: Cameras) -> Tensor:

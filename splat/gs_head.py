@@ -12,6 +12,8 @@ from geometry.presets import GaussianHeadConfig
 from geometry.reprojection import CHANNELS
 from splat.correction import Correction
 
+LARGEST_LOGIT = 9.2  # of opacity, where it is corrected: 0.0001 to 0.9999
+
 
 class GaussianHead(Pyramid):
     """A dense head that also sees the image at full resolution; parameter names are those of the checkpoints."""
@@ -51,8 +53,8 @@ class GaussianHead(Pyramid):
         *,
         lateral: Tensor | None = None,
         reprojected: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Raw values [B, V, H, W, C] (see `splat.adapter`) and opacity [B, V, H, W] in 0..1.
+    ) -> Tensor:
+        """Raw values [B, V, H, W, C + 1]: the C of `splat.adapter`, then the logit of opacity.
 
         Shapes: four `patches` [B, V, P, dim_in]; normalised `images` [B, V, 3, H, W]; `lateral` [B*V, F, 4ph, 4pw];
         `reprojected` [B, V, S, 6, H, W] (see `geometry.reprojection`), read where `config.reprojection`.
@@ -68,13 +70,14 @@ class GaussianHead(Pyramid):
             if reprojected is not None:
                 x += self.agreement(reprojected)
             x = self.scratch.output_conv2(add_position(x, size))
-            x = x.float().permute(0, 2, 3, 1)
-            return [x[..., :-1], torch.sigmoid(x[..., -1])]
+            return [x.float().permute(0, 2, 3, 1)]
 
         reprojected = None if reprojected is None else reprojected.flatten(0, 1)
         flat = (tokens.flatten(0, 1) for tokens in patches)
-        raw, opacity = in_chunks(run, lateral, reprojected, images.flatten(0, 1), *flat)
-        return raw.unflatten(0, lead), opacity.unflatten(0, lead)
+        (raw,) = in_chunks(run, lateral, reprojected, images.flatten(0, 1), *flat)
+        if self.correction is not None:
+            raw[..., -1].clamp_(-LARGEST_LOGIT, LARGEST_LOGIT)  # it reads them, and goes back from there
+        return raw.unflatten(0, lead)
 
 
 class ViewAgreement(nn.Module):

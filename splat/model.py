@@ -115,20 +115,21 @@ class GaussianModel(Pretrained, GeometryNetwork):
             index, _ = neighbors(cameras, config.reprojection)
             reprojected = reproject(images, geometry.depth, cameras, index)
         with of_heads(images, self.config.precision):
-            raw, opacity = self.gs_head(
+            raw = self.gs_head(
                 features.patches, normalize_images(images), lateral=features.lateral, reprojected=reprojected
             )
-        stages = [self._adapt(raw, opacity, features, geometry)]
+        stages = [self._adapt(raw, features, geometry)]
         for _ in range(config.looks):
             seen = look_back(stages[-1], images, geometry.cameras)
             with of_heads(images, self.config.precision):
-                raw, opacity = self.gs_head.correction(raw, opacity, seen)
-            stages.append(self._adapt(raw, opacity, features, geometry))
+                raw = self.gs_head.correction(raw, seen)
+            stages.append(self._adapt(raw, features, geometry))
         return stages
 
-    def _adapt(self, raw: Tensor, opacity: Tensor, features: Features, geometry: Geometry) -> Gaussians:
+    def _adapt(self, raw: Tensor, features: Features, geometry: Geometry) -> Gaussians:
+        values, opacity = raw[..., :-1], torch.sigmoid(raw[..., -1])
         options = {"given": features.cameras, "images": features.images}
-        return adapt(raw, opacity, geometry.depth, geometry.cameras, self.config.gs, **options)
+        return adapt(values, opacity, geometry.depth, geometry.cameras, self.config.gs, **options)
 
 
 class MonocularModel(Pretrained, MonocularNetwork):

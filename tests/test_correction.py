@@ -109,30 +109,31 @@ def test_gsplat_agrees_with_the_cpu(photos, at_once, monkeypatch):
 
 @pytest.fixture(scope="module")
 def scene():
-    """Three views of a plane, in the network's frame: images, cameras, depth, raw values, opacity."""
+    """Three views of a plane, in the network's frame: images, cameras, depth, raw values."""
     batch = Planes().batch(0, Shape(1, 3, 0, (28, 42)))
     cameras, depth = into_network(NETWORK, batch, True)
-    raw = torch.zeros(1, 3, 28, 42, NETWORK.gs.channels)
+    raw = torch.zeros(1, 3, 28, 42, NETWORK.gs.channels + 1)
     raw[..., 2:5] = -2.0
     raw[..., 8] = 1.0
-    return batch.images, cameras, depth, raw, torch.full(depth.shape, 0.6)
+    raw[..., -1] = 0.4  # an opacity of 0.6
+    return batch.images, cameras, depth, raw
 
 
-def drawn(scene, raw, opacity):
-    images, cameras, depth, _, _ = scene
-    gaussians = adapt(raw, opacity, depth, cameras, NETWORK.gs, images=images)
+def drawn(scene, raw):
+    images, cameras, depth, _ = scene
+    gaussians = adapt(raw[..., :-1], raw[..., -1].sigmoid(), depth, cameras, NETWORK.gs, images=images)
     return gaussians, render(gaussians, cameras, near=0.1).color.movedim(-1, -3)
 
 
 def test_untrained_it_takes_in_the_mean_of_what_is_missing(scene):
-    images, cameras, _, raw, opacity = scene
-    gaussians, before = drawn(scene, raw, opacity)
+    images, cameras, _, raw = scene
+    gaussians, before = drawn(scene, raw)
     seen = look_back(gaussians, images, cameras)
     assert seen.shape == (1, 3, SEEN, 28, 42)
-    better, same = Correction(NETWORK.gs.channels + 1)(raw, opacity, seen)
-    assert 0.01 < (torch.logit(same) - torch.logit(opacity)).abs().max() < STEPS[0] + 1e-4
+    better = Correction(NETWORK.gs.channels + 1)(raw, seen).detach()
+    assert 0.01 < (better - raw)[..., -1].abs().max() < STEPS[0] + 1e-4
     assert 0.01 < (better - raw)[..., 2:5].abs().max() < STEPS[1] + 1e-4 and (better - raw)[..., 5:9].eq(0).all()
-    corrected, after = drawn(scene, better.detach(), same.detach())
+    corrected, after = drawn(scene, better)
     torch.testing.assert_close(corrected.means, gaussians.means)
     moved = (corrected.sh - gaussians.sh)[0, :, 0] * C0
     torch.testing.assert_close(moved.unflatten(0, (3, 28, 42)).movedim(-1, 1), seen[0, :, :3], atol=1e-5, rtol=1e-4)
@@ -141,8 +142,8 @@ def test_untrained_it_takes_in_the_mean_of_what_is_missing(scene):
 
 
 def test_what_it_sees_has_no_gradient(scene):
-    images, cameras, _, raw, opacity = scene
-    gaussians, picture = drawn(scene, raw.clone().requires_grad_(), opacity)
+    images, cameras, _, raw = scene
+    gaussians, picture = drawn(scene, raw.clone().requires_grad_())
     seen = look_back(gaussians, images, cameras)
     assert not seen.requires_grad
     torch.testing.assert_close(seen[:, :, 4:7], images - picture.detach())
@@ -151,18 +152,18 @@ def test_what_it_sees_has_no_gradient(scene):
 def test_it_learns_what_the_mean_cannot_mend(scene):
     """All is half as bright as it should be, because black shows through: the network must close the gaps."""
     torch.manual_seed(0)
-    images, cameras, depth, raw, opacity = scene
+    images, cameras, depth, raw = scene
     images = torch.nn.functional.avg_pool2d(images.flatten(0, 1), 7, 1, 3).unflatten(0, (1, 3))
-    scene = (images, cameras, depth, raw, opacity)
+    scene = (images, cameras, depth, raw)
     raw = raw.clone()
-    raw[..., 2:5], opacity = -5.0, opacity * 0.3
+    raw[..., 2:5], raw[..., -1] = -5.0, -1.5
     correction = Correction(NETWORK.gs.channels + 1)
-    gaussians, _ = drawn(scene, raw, opacity)
+    gaussians, _ = drawn(scene, raw)
     seen = look_back(gaussians, images, cameras)
     adam = torch.optim.Adam(correction.parameters(), 3e-3)
     losses = []
     for _ in range(40):
-        loss = (drawn(scene, *correction(raw, opacity, seen))[1] - images).square().mean()
+        loss = (drawn(scene, correction(raw, seen))[1] - images).square().mean()
         adam.zero_grad()
         loss.backward()
         adam.step()

@@ -210,8 +210,8 @@ def test_hooks_of_the_heads():
     torch.testing.assert_close(added, want[..., rows[:, None], columns], rtol=1e-4, atol=1e-5)
     lateral = torch.ones(2, 32, 8, 12)
     assert (model.head(patches, SIZE, lateral=lateral)[0] - depth).abs().max() > 1e-2
-    raw = model.gs_head(patches, images(2, SIZE))[0]
-    assert (model.gs_head(patches, images(2, SIZE), lateral=lateral)[0] - raw).abs().max() > 1e-2
+    raw = model.gs_head(patches, images(2, SIZE))
+    assert (model.gs_head(patches, images(2, SIZE), lateral=lateral) - raw).abs().max() > 1e-2
 
 
 def test_network_with_a_cue():
