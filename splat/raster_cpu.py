@@ -48,13 +48,15 @@ def back_project(
     *,
     near: float,
     far: float,
+    faint: float,
     emphasis: Callable[[Tensor], Tensor],
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Colour [B, V, H, W, 3] and alpha [B, V, H, W] as of `rasterize`, and sums [B, N, 7] over pixels, by Gaussian.
 
     With e the `emphasis` of what the pixel lacks of `images` [B, V, H, W, 3]: of its weight in the pixel times e (3),
     times the mean size of what it lacks (1), of the weight alone (1), and of e times the change of the colour with its
-    logit of opacity and the logarithm of its size (2). No gradient. All float32 on the CPU; raises as `rasterize`.
+    logit of opacity and the logarithm of its size (2). A Gaussian whose weights in a tile add up to less than `faint`
+    gets nothing from there, and lets all light pass. No gradient. All float32 on the CPU; raises as `rasterize`.
     """
     centers = torch.linalg.inv(cameras.w2c)[..., :3, 3]
     fields = (gaussians.means, gaussians.scales, gaussians.quats, gaussians.opacities, gaussians.sh)
@@ -66,7 +68,7 @@ def back_project(
             splats, first, starts, ids, tiles_x = _sorted(kernels, _scene(b, *fields), camera, near, far, False)
             lists = (splats, starts, ids, tiles_x)
             used, depth = np.zeros(len(starts) - 1, np.int64), np.empty(cameras.size, np.float32)
-            kernels.blend(*lists, color[b, v].numpy(), depth, transmittance[b, v].numpy(), used)
+            kernels.blend(*lists, color[b, v].numpy(), depth, transmittance[b, v].numpy(), used, faint)
             lack = images[b, v] - color[b, v]
             values = torch.cat([emphasis(lack), lack.abs().mean(-1, keepdim=True)], -1)
             pairs = np.zeros((first[-1], kernels.SUMS), np.float32)
@@ -105,7 +107,7 @@ class _Rasterize(torch.autograd.Function):
                 splats, first, starts, ids, tiles_x = _sorted(kernels, scene, camera, near, far, ctx.antialiased)
                 used = np.zeros(len(starts) - 1, np.int64)
                 picture = color[b, v].numpy(), depth[b, v].numpy(), transmittance[b, v].numpy()
-                kernels.blend(splats, starts, ids, tiles_x, *picture, used)
+                kernels.blend(splats, starts, ids, tiles_x, *picture, used, 0.0)
                 if keep:
                     ctx.images[b, v] = splats, first, starts, ids, tiles_x, used, *picture
         return color, depth, 1 - transmittance

@@ -84,13 +84,15 @@ def back_project(
     *,
     near: float = 0.01,
     far: float = 1e10,
+    faint: float = 0.0,
     emphasis: Callable[[Tensor], Tensor] | None = None,
 ) -> BackProjection:
     """Render Gaussians [..., N], and go back from what the pictures lack of `images` [..., V, 3, H, W] to them.
 
     In a mean each pixel counts by the Gaussian's weight in its colour; 0 for what no pixel shows. Without gradient.
-    `emphasis` takes what pictures lack [..., H, W, 3] to what goes back in its place. Other arguments and what raises
-    as in `render`, and ValueError for images that do not fit the cameras.
+    `emphasis` takes what pictures lack [..., H, W, 3] to what goes back in its place. On the CPU nothing goes back to a
+    Gaussian from a tile of 32x16 pixels in which its weights add up to less than `faint`, which saves time. Other
+    arguments and what raises as in `render`, and ValueError for images that do not fit the cameras.
     """
     lead, device = _check(gaussians, cameras, near, far), gaussians.means.device
     shape = (*cameras.shape, 3, *cameras.size)
@@ -105,7 +107,8 @@ def back_project(
     elif device.type == "cuda":
         color, alpha, sums = raster_cuda.back_project(flat, flat_cameras, wanted, **options)
     else:
-        parts = raster_cpu.back_project(flat.to("cpu"), flat_cameras.to("cpu"), wanted.to("cpu"), **options)
+        on_cpu = flat.to("cpu"), flat_cameras.to("cpu"), wanted.to("cpu")
+        parts = raster_cpu.back_project(*on_cpu, faint=faint, **options)
         color, alpha, sums = (t.to(device) for t in parts)
     color, alpha, sums = (t.reshape(*lead, *t.shape[1:]) for t in (color, alpha, sums))
     share, by_opacity, by_size = sums[..., 4:].unbind(-1)

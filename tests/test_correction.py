@@ -65,6 +65,22 @@ def test_sums_are_those_of_the_gradient(photos):
     assert thrice.size.equal(seen.size) and thrice.color.equal(seen.color)
 
 
+def test_nothing_goes_back_to_what_is_faint_in_a_tile(photos):
+    gaussians, cameras, images = photos
+    gaussians = dataclasses.replace(gaussians, opacities=gaussians.opacities.clone())
+    gaussians.opacities[50::2] *= 0.02
+    every, few = (back_project(gaussians, cameras, images, faint=faint) for faint in (0.0, 0.1))
+    assert few.color.equal(every.color) and few.alpha.equal(every.alpha)
+    left_out = (few.share == 0) & (every.share > 0)
+    assert left_out[50::2].float().mean() > 0.2 > 0.1 > left_out[51::2].float().mean()
+    assert every.share[left_out].max() < 0.1 * 18  # six tiles of three views
+    clear = every.share > 2
+    assert clear.sum() > 20
+    torch.testing.assert_close(few.share[clear], every.share[clear], atol=0.2, rtol=0.02)
+    torch.testing.assert_close(few.lack[clear], every.lack[clear], atol=0.02, rtol=0)
+    assert back_project(gaussians, cameras, images, faint=1e9).share.eq(0).all()
+
+
 def test_detail_is_raised_and_what_is_flat_stays():
     flat = torch.full((2, 8, 9, 3), 0.3)
     torch.testing.assert_close(more_detail(flat), flat)

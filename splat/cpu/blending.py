@@ -101,13 +101,14 @@ def _pass(state, p, s, opacity, limit):
 
 @njit(
     "void(float32[:, ::1], int64[::1], int32[::1], int64, "
-    "float32[:, :, ::1], float32[:, ::1], float32[:, ::1], int64[::1])",
+    "float32[:, :, ::1], float32[:, ::1], float32[:, ::1], int64[::1], float32)",
     **_KERNEL,
 )
-def blend(splats, starts, ids, tiles_x, color, depth, transmittance, used):
+def blend(splats, starts, ids, tiles_x, color, depth, transmittance, used, faint):
     """Fill `color` [H, W, 3], `depth` [H, W] (sum of weight times depth) and `transmittance` [H, W].
 
-    `used` [tiles] becomes the number of splats of each tile that came before all its pixels were finished.
+    `used` [tiles] becomes the number of splats of each tile that came before all its pixels were finished. With `faint`
+    above 0 the lists are left with those alone whose weights in the tile's pixels add up to that, counted by `used`.
     """
     height, width = depth.shape
     for tile in prange(len(used)):
@@ -116,6 +117,7 @@ def blend(splats, starts, ids, tiles_x, color, depth, transmittance, used):
         state = np.zeros(5 * PLANE, np.float32)  # transmittance, red, green, blue, depth
         near = np.empty((AHEAD, COLUMNS), np.float32)
         _start_transmittance(state, columns, rows)
+        kept = starts[tile]
         for k in range(starts[tile], starts[tile + 1], AHEAD):
             if _finished(state):
                 break
@@ -126,6 +128,7 @@ def blend(splats, starts, ids, tiles_x, color, depth, transmittance, used):
                 x0, x1, y0, y1 = _window(near, i, left, top)
                 a, b, c, opacity, limit = near[i, A], near[i, B], near[i, C], near[i, OPACITY], near[i, LIMIT]
                 red, green, blue, z = near[i, RED], near[i, RED + 1], near[i, RED + 2], near[i, DEPTH]
+                sum_w = fill(ZERO)
                 for x in range(x0, x1, WIDTH):
                     dx = (near[i, X] - np.float32(left + x) - HALF) - ramp()
                     a_dx2, b_dx = a * dx * dx, b * dx
@@ -137,6 +140,12 @@ def blend(splats, starts, ids, tiles_x, color, depth, transmittance, used):
                         store(state, p + 2 * PLANE, load(state, p + 2 * PLANE) + green * weight)
                         store(state, p + 3 * PLANE, load(state, p + 3 * PLANE) + blue * weight)
                         store(state, p + 4 * PLANE, load(state, p + 4 * PLANE) + z * weight)
+                        sum_w = sum_w + weight
+                if faint > ZERO and total(sum_w) >= faint:
+                    ids[kept] = ids[k + i]
+                    kept += 1
+        if faint > ZERO:
+            used[tile] = kept - starts[tile]
         for y in range(rows):
             for x in range(columns):
                 p = y * STRIDE + x
