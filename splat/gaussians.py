@@ -74,8 +74,8 @@ def transform(gaussians: Gaussians, rotation: Tensor, translation: Tensor, scale
 
 def _turn_sh(sh: Tensor, turn: Tensor) -> Tensor:
     """Coefficients [..., N, K, 3] turned by [..., K, K], in one product: N small ones take several times as long."""
-    both = torch.einsum("...ij,cd->...icjd", turn, torch.eye(3).to(turn)).flatten(-2).flatten(-3, -2)
-    return (sh.flatten(-2) @ both.transpose(-1, -2)).unflatten(-1, sh.shape[-2:])
+    colors = torch.kron(turn, torch.eye(3).to(turn))
+    return (sh.flatten(-2) @ colors.transpose(-1, -2)).unflatten(-1, sh.shape[-2:])
 
 
 def _sh_rotation(rotation: Tensor, degree: int) -> Tensor:

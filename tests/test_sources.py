@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from geometry.alignment import rotation_error
 from geometry.cameras import Cameras, project
 from geometry.dl3dv import BENCHMARK
 from geometry.scene import SparsePoints, scene_from_tensors
@@ -328,7 +329,8 @@ def test_views_of_a_wide_draw_turn_farther():
     turned = {}
     for wide in (False, True):
         shape = Shape(4, 4, 0, (28, 28), wide)
-        R = torch.cat([source.draw(seed, shape).cameras.w2c[..., :3, :3] for seed in range(2)])
-        cosine = ((R[:, :1] @ R.transpose(-1, -2)).diagonal(dim1=-2, dim2=-1).sum(-1) - 1) / 2
-        turned[wide] = float(torch.rad2deg(torch.acos(cosine[:, 1:].clamp(-1, 1))).median())
+        batches = [source.draw(seed, shape).cameras for seed in range(2)]
+        scenes = [cameras[i] for cameras in batches for i in range(len(cameras.w2c))]
+        unturned = [dataclasses.replace(scene, w2c=torch.eye(4).expand(4, 4, 4)) for scene in scenes]
+        turned[wide] = np.median([float(rotation_error(*pair)) for pair in zip(unturned, scenes, strict=True)])
     assert turned[True] > 1.5 * turned[False]
