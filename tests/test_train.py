@@ -206,6 +206,22 @@ def test_a_compiled_run_saves_under_plain_names_and_resumes(tiny_run, monkeypatc
     assert saved.keys() == GaussianModel(TINY).state_dict().keys()
 
 
+def test_every_kind_of_step_runs_compiled(monkeypatch):
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    settings = torch._dynamo.config
+    monkeypatch.setattr(settings, "recompile_limit", settings.recompile_limit)  # as it was, for tests after this
+    monkeypatch.setattr(settings, "fail_on_recompile_limit_hit", True)
+    torch._dynamo.reset()
+    model = GaussianModel(PRESETS["nano"])
+    prepare_blocks(model, checkpointing=False, compiled=True)
+    for shape in (Shape(1, 2, 0, (28, 42)), Shape(3, 4, 0, (42, 28))):
+        batch = Planes().batch(0, shape)
+        for cameras in (batch.cameras, None):
+            for learns in (True, False):
+                with torch.set_grad_enabled(learns):
+                    model.encode(batch.images, cameras, reference_view="first")
+
+
 def test_flops_of_a_block_are_those_that_torch_counts():
     from torch.utils.flop_counter import FlopCounterMode
 

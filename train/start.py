@@ -70,6 +70,10 @@ def prepare_blocks(model: nn.Module, *, checkpointing: bool, compiled: bool) -> 
 
     Parameters keep their names, so weights load and save as ever.
     """
+    if compiled:
+        # All blocks share one limit of 8, of which nano alone uses 9: three kinds of positions, with gradients and
+        # without, and shapes. What is beyond it would run uncompiled.
+        torch._dynamo.config.recompile_limit = 32
     for block in (m for m in model.backbone.modules() if isinstance(m, Block)):
         if compiled:
             block.forward = torch.compile(block.forward, dynamic=True)
