@@ -4,8 +4,6 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 JOBS   ?= 2
 
-# A waiting thread sleeps instead of spinning: on a busy machine that is several times faster.
-export OMP_WAIT_POLICY := PASSIVE
 # The compiled rasteriser is kept here, so that only the first run pays for it.
 export NUMBA_CACHE_DIR ?= $(CURDIR)/.cache/numba
 
@@ -18,7 +16,7 @@ demo: $(VENV)/.core  ## reconstruct a small made-up scene on the CPU; results in
 	$(BIN)/raysplat demo
 
 test: $(VENV)/.full  ## all tests that need no GPU
-	OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/pytest -m "not cuda" -n $(JOBS) --dist loadgroup
+	OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest -m "not cuda" -n $(JOBS) --dist loadgroup
 
 test-cuda: $(VENV)/.full  ## the tests that need an NVIDIA GPU (adds gsplat to the environment)
 	$(BIN)/pip install -q -c constraints.txt -e ".[all,gs]"

@@ -12,6 +12,8 @@ import platform
 import statistics
 import time
 
+from geometry.compiled import let_threads_sleep
+
 CASES = {  # name: (source views, source size, picture size)
     "65k @ 256x256": (1, (256, 256), (256, 256)),
     "508k @ 504x336": (3, (336, 504), (336, 504)),
@@ -29,7 +31,7 @@ def main():
     options = parser.parse_args()
     if options.threads:  # read by numba and OpenMP when they start
         os.environ.update(NUMBA_NUM_THREADS=str(options.threads), OMP_NUM_THREADS=str(options.threads))
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    let_threads_sleep()
 
     threads = options.threads or os.cpu_count()
     where = f"{cpu_name()}, {threads} thread(s)" if options.device == "cpu" else gpu_name()

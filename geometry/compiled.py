@@ -14,14 +14,24 @@ from pathlib import Path
 _LOCK = threading.Lock()  # numba's setting belongs to the whole process
 
 
+def let_threads_sleep() -> None:
+    """Have OpenMP's idle threads sleep after a while, unless the user has chosen; call it before torch is loaded.
+
+    Threads that spin on make two processes that share the cores many times slower; those that sleep at once take a
+    tenth to a fifth longer alone (docs/nano.md). GNU's OpenMP reads the second variable, others the first.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+        os.environ.setdefault("GOMP_SPINCOUNT", "6000")
+
+
 @contextmanager
 def compiling(what: str, seconds: int, sources: list[Path]) -> Iterator[None]:
     """Kernels defined or imported inside are compiled, or loaded where they were kept; stderr says if it takes long.
 
     `what` and about how many `seconds` are for that line; `sources` are all files that the kernels are made of.
     """
-    # Beside busy neighbours, waiting threads that spin cost 5 times.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    let_threads_sleep()
     import numba
 
     text = f"compiling {what}, once (about {seconds} seconds) ..."

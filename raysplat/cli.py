@@ -9,6 +9,7 @@ import traceback
 import warnings
 from importlib import import_module
 
+from geometry.compiled import let_threads_sleep
 from raysplat import __version__
 
 COMMANDS = {
@@ -45,8 +46,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"raysplat: error: no command '{argv[0]}'; there are {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
     warnings.formatwarning = lambda message, *_: f"raysplat: warning: {message}\n"
-    # Sleeping threads instead of spinning ones: on a busy machine several times faster. Read when torch and numba load.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    let_threads_sleep()
     # `kill` and a batch system's time limit clean up like Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from geometry.cameras import Cameras
-from geometry.compiled import cache_folder
+from geometry.compiled import cache_folder, let_threads_sleep
 from splat import raster_cpu, raster_cuda
 from splat.gaussians import Gaussians
 from splat.render import render
@@ -296,6 +296,20 @@ def test_the_kernel_cache_goes_where_it_can_be_written(monkeypatch, tmp_path):
     (tmp_path / "file").touch()
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "file"))
     assert cache_folder(sources).startswith(os.path.dirname(raster_cpu.__file__))
+
+
+@pytest.mark.parametrize(
+    ("chosen", "then"),
+    [
+        ({}, {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "6000"}),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, {"OMP_WAIT_POLICY": "ACTIVE"}),
+        ({"GOMP_SPINCOUNT": "9"}, {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "9"}),
+    ],
+)
+def test_threads_sleep_as_the_user_wants(monkeypatch, chosen, then):
+    monkeypatch.setattr(os, "environ", dict(chosen))
+    let_threads_sleep()
+    assert os.environ == then
 
 
 @pytest.mark.cuda

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 from tyro.conf import Positional, arg
+
+from geometry.compiled import let_threads_sleep
 
 
 @dataclass(frozen=True)
@@ -29,9 +30,7 @@ class Options:
 
 def run(options: Options) -> int:
     """Serve until Ctrl-C; returns 0 then. Raises as `viewer.server.serve` does."""
-    # A waiting thread sleeps instead of spinning: jobs and pictures share the processor, and spinning made both four
-    # times slower on two cores. Read when torch is loaded, here and in the jobs.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    let_threads_sleep()  # jobs and pictures share the processor
     from viewer.server import serve
 
     return serve(options.things, options.host, options.port, options.device, options.splats)
