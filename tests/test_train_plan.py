@@ -15,23 +15,35 @@ from train.optimizer import Ema, learning_rate
 from train.plan import plan, shares
 from train.recipes import RECIPES
 
+STEP = torch.ones(()), [Sample(0, ("a",), torch.tensor(True))]
 
-def test_ctrl_c_ends_the_run_after_the_step_and_again_at_once(tmp_path):
+
+@pytest.fixture
+def signals_are_put_back():
     before = {kind: signal.getsignal(kind) for kind in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        guard = Guard(TrainConfig(out=tmp_path), None, 0)
-        for step in range(2):
-            guard.reach(step, torch.ones(()), [Sample(0, ("a",), torch.tensor(True))])
-            assert not guard.settle(behind=0)
+    yield
+    for kind, handler in before.items():
+        signal.signal(kind, handler)
+
+
+def test_ctrl_c_ends_the_run_after_the_step_and_again_at_once(tmp_path, signals_are_put_back):
+    guard = Guard(TrainConfig(out=tmp_path), None, 0, time.monotonic())
+    for step in range(2):
+        guard.reach(step, *STEP)
+        assert not guard.settle(behind=0)
+    os.kill(os.getpid(), signal.SIGINT)
+    guard.reach(2, *STEP)
+    assert not guard.settle(behind=1) and guard.settle(behind=0) and guard.stopped_by == "SIGINT"
+    with pytest.raises(KeyboardInterrupt):
         os.kill(os.getpid(), signal.SIGINT)
-        guard.reach(2, torch.ones(()), [Sample(0, ("a",), torch.tensor(True))])
-        assert not guard.settle(behind=1) and guard.settle(behind=0) and guard.stopped_by == "SIGINT"
-        with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(1)
-    finally:
-        for kind, handler in before.items():
-            signal.signal(kind, handler)
+        time.sleep(1)
+
+
+@pytest.mark.parametrize(("minutes", "stops"), [(1.5, True), (3.0, False)])
+def test_the_time_limit_counts_from_the_start_of_the_program(tmp_path, signals_are_put_back, minutes, stops):
+    guard = Guard(TrainConfig(out=tmp_path, stop_after_minutes=minutes), None, 0, time.monotonic() - 120)
+    guard.reach(0, *STEP)
+    assert guard.settle(behind=0) is stops
 
 
 def test_plans_depend_on_the_step_alone():

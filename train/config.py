@@ -93,7 +93,7 @@ class TrainConfig:
     val_size: int = 252  # long side of the images there
     val_context: int = 4
     val_targets: int = 2
-    stop_after_minutes: float | None = None  # save and stop cleanly after this long
+    stop_after_minutes: float | None = None  # save and stop cleanly this long after the start of the program
 
     @property
     def synthetic(self) -> bool:

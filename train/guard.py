@@ -33,16 +33,17 @@ class Sample(NamedTuple):
 class Guard:
     """Skips steps with a loss or gradient that is not finite, and ends the run when it is asked to or goes astray.
 
-    Flags travel between the devices and are read one step later, so that no step waits for the one before.
+    Flags travel between the devices and are read one step later, so that no step waits for the one before. The time
+    limit counts from `began` (`time.monotonic()`), when the program was started: a batch system's does too.
     """
 
-    def __init__(self, config: TrainConfig, redraw: Callable[[int, int], Batch], skipped: int):
+    def __init__(self, config: TrainConfig, redraw: Callable[[int, int], Batch], skipped: int, began: float):
         self.out, self.limit, self.redraw = config.out, config.max_skips, redraw
         self.skipped, self.in_a_row = skipped, 0
         self.stopped_by: str | None = None
         self._asked: str | None = None  # why this process wants to stop
         minutes = config.stop_after_minutes
-        self._deadline = None if minutes is None else time.monotonic() + 60 * minutes
+        self._deadline = None if minutes is None else began + 60 * minutes
         self._open: deque[tuple[int, Tensor, list[Sample]]] = deque()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import json
 import sys
+import time
 from dataclasses import asdict
 from pathlib import Path
 
@@ -42,6 +43,7 @@ SHOWN = ("loss", "depth", "delta_1.25", "psnr", "images_per_s")  # beside the pr
 
 def main(config: TrainConfig) -> None:
     """Run, or go on with, the training that `config` describes. Errors that the user can mend are one line."""
+    began = time.monotonic()
     check(config)
     accelerator = processes.start(config)
     device, first = accelerator.device, accelerator.is_main_process
@@ -77,7 +79,7 @@ def main(config: TrainConfig) -> None:
         # Synthetic scenes come from the device, which is busy with the step before.
         return draw(*place) if plan(config, place[0]).real else None
 
-    guard = Guard(config, draw, state["skipped"])
+    guard = Guard(config, draw, state["skipped"], began)
     meter = metrics_log.Meter(device, peak_tflops(device))
 
     steps = range(state["step"], config.steps)
