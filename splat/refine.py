@@ -19,9 +19,10 @@ from splat.gaussians import Gaussians
 from splat.render import render
 from splat.similarity import splatting_loss
 
-# Adam moves each value by about this much a step. Centres count in the size of their splat, so that neither the unit
-# of length nor the distance matters.
-RATES = {"sh": 0.02, "opacities": 0.1, "scales": 0.02, "quats": 0.01, "means": 0.05}
+# Adam moves each value by about this much in the first step, less and less in those that follow. Centres count in the
+# size of their splat, so that neither the unit of length nor the distance matters. Colours are slow: they would learn
+# the inputs by heart before the splats have moved (docs/nano.md).
+RATES = {"sh": 0.005, "opacities": 0.1, "scales": 0.02, "quats": 0.01, "means": 0.2}
 VIEWS = 8  # drawn in one step
 
 
@@ -48,6 +49,7 @@ def refine(gaussians: Gaussians, images: Tensor, cameras: Cameras, steps: int, p
         }
         groups = [{"params": [value.requires_grad_()], "lr": RATES[name]} for name, value in moved.items()]
         adam = torch.optim.Adam(groups, betas=(0.9, 0.99), eps=1e-15)
+        falling = torch.optim.lr_scheduler.LinearLR(adam, 1.0, 0.0, steps)
 
         def values() -> Gaussians:
             return Gaussians(
@@ -70,5 +72,6 @@ def refine(gaussians: Gaussians, images: Tensor, cameras: Cameras, steps: int, p
             adam.zero_grad()
             splatting_loss(seen, images[chosen]).backward()
             adam.step()
+            falling.step()
         result = values()
     return Gaussians(**{name: tensor.detach() for name, tensor in vars(result).items()})
