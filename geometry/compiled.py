@@ -31,7 +31,7 @@ def compiling(what: str, seconds: int, sources: list[Path]) -> Iterator[None]:
 
     `what` and about how many `seconds` are for that line; `sources` are all files that the kernels are made of.
     """
-    let_threads_sleep()
+    let_threads_sleep()  # torch has its OpenMP by now, but numba may bring one of its own
     import numba
 
     text = f"compiling {what}, once (about {seconds} seconds) ..."

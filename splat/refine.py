@@ -20,8 +20,8 @@ from splat.render import render
 from splat.similarity import splatting_loss
 
 # Adam moves each value by about this much in the first step, less and less in those that follow. Centres count in the
-# size of their splat, so that neither the unit of length nor the distance matters. Colours are slow: they would learn
-# the inputs by heart before the splats have moved (docs/nano.md).
+# size of their splat, so that neither the unit of length nor the distance matters. Slow colours and fast centres are
+# better in views that were not given (docs/nano.md).
 RATES = {"sh": 0.005, "opacities": 0.1, "scales": 0.02, "quats": 0.01, "means": 0.2}
 VIEWS = 8  # drawn in one step
 
