@@ -2,7 +2,8 @@
 
 Every scene is one that no training run has seen (`geometry/synthetic`, seeds of its own), with the light, the lenses
 and the paths of the training scenes. With poses: the depth of the inputs and the pictures of targets between them.
-Without: the angles between predicted and true orientations, from the network alone and after matches between the inputs
+Without: the depth of the inputs and of the first alone, brought to the true scale by the median of their ratio, and the
+angles between predicted and true orientations, from the network alone and after matches between the inputs
 (`geometry.match_cameras`). This is a table of nano's model card.
 """
 
@@ -34,10 +35,14 @@ NAMES = {
     "delta": "depth delta 1.25",
     "psnr": "PSNR of targets, dB",
     "copy_psnr": "PSNR of the nearest input, dB",
+    "unposed_abs_rel": "depth AbsRel without poses, scale aligned",
+    "unposed_delta": "its delta 1.25",
+    "single_abs_rel": "depth AbsRel of one photo alone, scale aligned",
+    "single_delta": "its delta 1.25",
     "rotation": "rotation error of own poses (their median pair), degrees",
     "matched_rotation": "the same, after matches between the inputs",
 }
-HIGH_IS_GOOD = ("delta", "psnr", "copy_psnr")
+HIGH_IS_GOOD = ("delta", "psnr", "copy_psnr", "unposed_delta", "single_delta")
 
 
 @dataclass(frozen=True)
@@ -77,17 +82,25 @@ def score(model: GaussianModel, sample: Sample, context: int) -> tuple[dict[str,
     """
     images, cameras = sample.images[:context], sample.cameras[:context]
     posed = predict(images, cameras, model, ("depth", "gaussians"))
-    own, matched = (predict(images, None, model, ("cameras",), cameras_from=way) for way in ("decoder", "matches"))
+    own = predict(images, None, model, ("depth", "cameras"))
+    single = predict(images[:1], None, model, ("depth",))
+    matched = predict(images, None, model, ("cameras",), cameras_from="matches")
     color = render(posed.gaussians, sample.cameras[context:]).color.clamp(0, 1).movedim(-1, -3)
     targets = sample.images[context:]
     nearest = torch.cdist(sample.cameras.centers[context:], cameras.centers).argmin(1)
-    known = sample.valid[:context]
-    abs_rel, delta = depth_errors(posed.depth[known], sample.depth[:context][known])
+    known, depth = sample.valid[:context], sample.depth[:context]
+    abs_rel, delta = depth_errors(posed.depth[known], depth[known])
+    unposed_abs_rel, unposed_delta = aligned_errors(own.depth[known], depth[known])
+    single_abs_rel, single_delta = aligned_errors(single.depth[known[:1]], depth[:1][known[:1]])
     values = {
         "abs_rel": abs_rel,
         "delta": delta,
         "psnr": np.mean([psnr(a, b) for a, b in zip(color, targets, strict=True)]),
         "copy_psnr": np.mean([psnr(a, b) for a, b in zip(images[nearest], targets, strict=True)]),
+        "unposed_abs_rel": unposed_abs_rel,
+        "unposed_delta": unposed_delta,
+        "single_abs_rel": single_abs_rel,
+        "single_delta": single_delta,
         "rotation": rotation_error(own.cameras, cameras),
         "matched_rotation": rotation_error(matched.cameras, cameras),
     }
@@ -97,6 +110,11 @@ def score(model: GaussianModel, sample: Sample, context: int) -> tuple[dict[str,
     shades = torch.stack(inverse).clamp(0, 1)[:, None].expand(-1, 3, -1, -1)
     row = torch.cat([images, targets[:1], color[:1], shades])
     return {name: float(value) for name, value in values.items()}, row.cpu()
+
+
+def aligned_errors(depth: Tensor, truth: Tensor) -> tuple[float, float]:
+    """AbsRel and delta 1.25 of depths [N] at the scale that brings the median of their ratio to the truth's to 1."""
+    return depth_errors(depth / (depth / truth).median(), truth)
 
 
 def table(rows: list[dict[str, float]]) -> str:

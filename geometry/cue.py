@@ -8,11 +8,13 @@ log depth those heads refine. In DA3's terms it is a second form of pose conditi
 it.
 
 Depths are counted in units of each view's own mean baseline to its neighbours, so scaling the cameras scales the
-result.
+result. Without poses, and of one view, there is nothing to compare: all correlations are 0, and what the same networks
+make of the features alone is depth as one picture tells it, where 1 is the mean distance of what is seen.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -25,7 +27,9 @@ from geometry.candidates import KNOWN, CandidateChoice, candidates, what_is_know
 from geometry.pointwise import Pointwise
 from geometry.prope import RelativeCameras
 from geometry.sweep import homographies, neighbor_rows, peak, sweep
-from geometry.upsample import GuidedUpsampling
+from geometry.upsample import GuidedUpsampling, PixelGuide
+
+ALONE = 0.125  # stands for the baseline where there is none, so that planes lie from 0.05 to 27 mean distances
 
 
 @dataclass(frozen=True)
@@ -47,20 +51,27 @@ class Cue:
     """What the sweep saw. h, w are 4 times the patch grid, h2, w2 twice; R = B*V."""
 
     patch_bias: Tensor  # [B, V, P, E] for the patch tokens
-    source: Tensor  # [R, S] each view's neighbours, as rows of all views
     lateral: Tensor  # [R, F, h, w] for the dense heads
     log_depth: Tensor  # [B, V, H, W] first estimate of log z-depth, in the units of the cameras
-    relative: RelativeCameras  # the projections for cross-view attention
     confidence: Tensor  # [R, h2, w2] probability mass around the coarse winner
-    correlation_logits: Tensor  # [R, planes, h2, w2] over log-spaced planes: what the correlations say by themselves
-    coarse_logits: Tensor  # [R, planes, h2, w2] the same once a network has smoothed them
+    coarse_logits: Tensor  # [R, planes, h2, w2] over log-spaced planes
     coarse_start: Tensor  # [R] log depth of the first coarse plane
     coarse_step: float
     fine_logits: Tensor  # [R, fine_planes, h, w]
     fine_start: Tensor  # [R, h, w] log depth of the first fine plane
     fine_step: float
+    compared: Comparison | None  # None where there was nothing to compare
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What comparing the views gave: where there are two or more, and their poses are given."""
+
+    source: Tensor  # [R, S] each view's neighbours, as rows of all views
+    relative: RelativeCameras  # the projections for cross-view attention
+    logits: Tensor  # [R, planes, h2, w2] what the correlations say by themselves, before a network has smoothed them
     candidates: Tensor  # [R, K, h, w] log depths among which the fine sweep's place was chosen
-    candidate_scores: Tensor  # [R, K, h, w]
+    scores: Tensor  # [R, K, h, w] of them
 
 
 def neighbors(cameras: Cameras, count: int) -> tuple[Tensor, Tensor]:
@@ -91,8 +102,20 @@ def baseline_unit(cameras: Cameras, count: int = 3) -> Tensor:
     return neighbors(cameras, count)[1].mean(1)
 
 
+class Pairs:
+    """Each view of cameras [B, V] and its nearest others, as the sweeps compare them."""
+
+    def __init__(self, cameras: Cameras, count: int, grid: tuple[int, int]):
+        index, baseline = neighbors(cameras, count)
+        self.source = neighbor_rows(index)  # [R, S]
+        self.log_baseline = baseline.flatten().log()  # [R]
+        self.coarse = homographies(cameras, self.source, (2 * grid[0], 2 * grid[1]))
+        self.fine = homographies(cameras, self.source, (4 * grid[0], 4 * grid[1]))
+        self.relative = RelativeCameras(cameras)
+
+
 class MatchingCue(nn.Module):
-    """Images [B, V, 3, H, W] in [0, 1] and their cameras [B, V], V >= 2, to a `Cue`; H and W are multiples of 14."""
+    """Images [B, V, 3, H, W] in [0, 1] and their cameras [B, V], or None, to a `Cue`; H and W are multiples of 14."""
 
     def __init__(self, config: CueConfig, embed_dim: int, features: int):
         super().__init__()
@@ -129,59 +152,63 @@ class MatchingCue(nn.Module):
         self.fine_to_patch = nn.Conv2d(64, embed_dim, 4, stride=4)
         self.rays_to_patch = nn.Linear(9, embed_dim)
 
-    def forward(self, images: Tensor, cameras: Cameras) -> Cue:
+    def forward(self, images: Tensor, cameras: Cameras | None = None) -> Cue:
         batch, views, _, height, width = images.shape
         grid = (height // 14, width // 14)
         config = self.config
+        pairs = rays = None
         # Autocast would round the cameras to bfloat16: they are dealt with before any layer runs.
         with torch.autocast(images.device.type, enabled=False):
-            index, baseline = neighbors(cameras, config.neighbors)
-            source = neighbor_rows(index)
-            log_baseline = baseline.flatten().log()
-            coarse_warp = homographies(cameras, source, (2 * grid[0], 2 * grid[1]))
-            fine_warp = homographies(cameras, source, (4 * grid[0], 4 * grid[1]))
-            relative = RelativeCameras(cameras)
-            rays = ray_embedding(cameras, grid)
+            if cameras is not None:
+                rays = ray_embedding(cameras, grid)
+                if views > 1:
+                    pairs = Pairs(cameras, config.neighbors, grid)
 
         fine, coarse = self.encode(images.flatten(0, 1), grid)
-        coarse_step = float(torch.tensor(config.far / config.near).log()) / (config.planes - 1)
-        coarse_start = log_baseline + float(torch.tensor(config.near).log())
-        h2, w2 = coarse.shape[-2:]
-        correlation = self.correlate(
-            self.in_groups(self.coarse_match(coarse)),
-            source,
-            coarse_warp,
-            coarse_start[:, None, None].expand(-1, h2, w2),
-            coarse_step,
-            config.planes,
-        )
-        agreement = self.coarse_agree(correlation.to(coarse.dtype))
+        alone = torch.full(coarse.shape[:1], math.log(ALONE), device=images.device)
+        log_baseline = alone if pairs is None else pairs.log_baseline
+        coarse_step = math.log(config.far / config.near) / (config.planes - 1)
+        coarse_start = log_baseline + math.log(config.near)
+        if pairs is None:
+            agreement = coarse.new_zeros(len(coarse), config.planes, *coarse.shape[-2:])
+        else:
+            first = coarse_start[:, None, None].expand(-1, *coarse.shape[-2:])
+            matched = self.in_groups(self.coarse_match(coarse))
+            correlation = self.correlate(matched, pairs.source, pairs.coarse, first, coarse_step, config.planes)
+            agreement = self.coarse_agree(correlation.to(coarse.dtype))
         seen = torch.cat([agreement, coarse], 1)
         if not seen.is_cuda:  # the CPU's convolutions take a tenth less with channels last
             seen = seen.contiguous(memory_format=torch.channels_last)
         coarse_features = self.coarse_net(seen)
-        correlation_logits, coarse_logits = agreement.float(), (agreement + self.coarse_out(coarse_features)).float()
+        coarse_logits = (agreement + self.coarse_out(coarse_features)).float()
         plane, confidence = peak(coarse_logits)
 
         context = F.interpolate(self.coarse_to_fine(coarse_features), fine.shape[-2:], mode="bilinear")
+        place = torch.cat([fine, context], 1)
         cells = torch.stack([(coarse_start[:, None, None] + coarse_step * plane).detach(), confidence], 1)
-        cells = self.upsample_cells(cells, self.cells_guide(torch.cat([fine, context], 1)))
+        cells = self.upsample_cells(cells, self.cells_guide(place))
         winner, certainty = cells[:, 0], cells[:, 1:]
-        matched = self.in_groups(self.fine_match(fine))
-        looked_at = candidates(winner, coarse_logits, coarse_start, coarse_step)
-        matches = [self.correlate(matched, source, fine_warp, c, 1.0, 1)[:, :, 0] for c in looked_at.unbind(1)]
-        known = what_is_known(looked_at, coarse_logits, coarse_start, coarse_step, source, fine_warp)
-        evidence = torch.cat([torch.stack(matches, 1), known], 2).to(fine.dtype)
-        scores = self.choose(evidence, torch.cat([fine, context], 1))
-        # Sharp: between a front and a back surface there is nothing.
-        winner = ((4 * scores).softmax(1) * torch.cat([winner[:, None], looked_at[:, 1:]], 1)).sum(1)
-        start = winner - 0.5 * (config.fine_planes - 1) * config.fine_step
-        fine_start = start.detach()
-        correlation = self.correlate(matched, source, fine_warp, fine_start, config.fine_step, config.fine_planes)
-        agreement = self.fine_agree(correlation.to(fine.dtype))
+        half = 0.5 * (config.fine_planes - 1) * config.fine_step
+        if pairs is None:
+            compared, start = None, winner - half
+            agreement = fine.new_zeros(len(fine), config.fine_planes, *fine.shape[-2:])
+        else:
+            matched = self.in_groups(self.fine_match(fine))
+            looked_at = candidates(winner, coarse_logits, coarse_start, coarse_step)
+            again = (self.correlate(matched, pairs.source, pairs.fine, c, 1.0, 1) for c in looked_at.unbind(1))
+            matches = torch.stack([each[:, :, 0] for each in again], 1)
+            known = what_is_known(looked_at, coarse_logits, coarse_start, coarse_step, pairs.source, pairs.fine)
+            scores = self.choose(torch.cat([matches, known], 2).to(fine.dtype), place)
+            compared = Comparison(pairs.source, pairs.relative, agreement.float(), looked_at, scores)
+            # Sharp: between a front and a back surface there is nothing.
+            winner = ((4 * scores).softmax(1) * torch.cat([winner[:, None], looked_at[:, 1:]], 1)).sum(1)
+            start = winner - half
+            planes = (start.detach(), config.fine_step, config.fine_planes)
+            correlation = self.correlate(matched, pairs.source, pairs.fine, *planes)
+            agreement = self.fine_agree(correlation.to(fine.dtype))
         relative_depth = (winner - log_baseline[:, None, None])[:, None].detach()
         fine_features = self.fine_net(
-            torch.cat([agreement, fine, context, relative_depth.to(fine.dtype), certainty.to(fine.dtype)], 1)
+            torch.cat([agreement, place, relative_depth.to(fine.dtype), certainty.to(fine.dtype)], 1)
         )
         fine_logits = (agreement + self.fine_out(fine_features)).float()
         steps = torch.arange(config.fine_planes, device=images.device, dtype=torch.float32)
@@ -192,21 +219,17 @@ class MatchingCue(nn.Module):
         bias = self.coarse_to_patch(coarse_features) + self.fine_to_patch(fine_features)
         bias = rearrange(bias, "(b v) c h w -> b v (h w) c", v=views)
         return Cue(
-            patch_bias=bias + self.rays_to_patch(rays),
-            source=source,
+            patch_bias=bias if rays is None else bias + self.rays_to_patch(rays),
             lateral=self.to_lateral(fine_features),
             log_depth=log_depth.view(batch, views, height, width),
-            relative=relative,
             confidence=confidence,
-            correlation_logits=correlation_logits,
             coarse_logits=coarse_logits,
             coarse_start=coarse_start,
             coarse_step=coarse_step,
             fine_logits=fine_logits,
-            fine_start=fine_start,
+            fine_start=start.detach(),
             fine_step=config.fine_step,
-            candidates=looked_at,
-            candidate_scores=scores,
+            compared=compared,
         )
 
     def encode(self, images: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
@@ -274,23 +297,6 @@ def along_planes(x: Tensor, layer: nn.Conv2d) -> Tensor:
     weight = layer.weight[..., 0].transpose(1, 2).flatten(1)
     product = (weight @ shifted.flatten(2)).unflatten(-1, x.shape[2:])
     return product + layer.bias[:, None, None].to(product.dtype)
-
-
-class PixelGuide(nn.Module):
-    """Images [R, 3, H, W] in [0, 1] and features [R, F, h, w] to a guide [R, G, H, W] for upsampling."""
-
-    def __init__(self, features: int, channels: int):
-        super().__init__()
-        self.image = nn.Conv2d(3, channels, 3, padding=1)
-        self.features = Pointwise(features, channels)
-        self.mix = nn.Conv2d(channels, channels, 3, padding=1)
-
-    def forward(self, images: Tensor, features: Tensor) -> Tensor:
-        size = images.shape[-2:]
-        # Full-size maps of few channels: on the CPU convolutions take half as long with channels last.
-        x = self.image((images * 2 - 1).contiguous(memory_format=torch.channels_last))
-        x = x + F.interpolate(self.features(features), size, mode="bilinear")
-        return F.relu(self.mix(F.relu(x, inplace=True)), inplace=True)
 
 
 class ResidualBlock(nn.Module):

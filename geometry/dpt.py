@@ -18,8 +18,8 @@ from geometry.presets import PATCH, GaussianHeadConfig, HeadConfig
 from geometry.tables import uv_encoding
 
 # Where convolutions see padding, a refining head learns spikes, one a patch: these outermost pixels of its factor on
-# depth are copies of those inside.
-BORDER = 4
+# depth, or a quarter of a small picture, are copies of those inside.
+BORDER = 8
 VIEWS_AT_ONCE = 8  # heads run over so many views at a time, which keeps memory flat
 LARGEST = 40.0  # logarithm that a head may give; seen above 88, where one pixel made the loss of a whole step infinite
 
@@ -155,8 +155,9 @@ class DualDPT(Pyramid):
             if log_depth is not None:
                 # A factor beyond 4.8 is a spike, not from the picture. No tanh: its gradient ends so early that
                 # training could not take back spikes that it had made.
-                inside = torch.atan(log)[..., BORDER:-BORDER, BORDER:-BORDER]
-                log = log_depth + F.pad(inside, [BORDER] * 4, "replicate")
+                border = min(BORDER, *(side // 4 for side in size))
+                inside = torch.atan(log)[..., border:-border, border:-border]
+                log = log_depth + F.pad(inside, [border] * 4, "replicate")
             maps = [bounded_exp(log), bounded_exp(confidence) + 1]
             if rays:
                 x = self.scratch.output_conv1_aux[-1](self.fuse(levels, "_aux"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,7 +20,7 @@ from geometry.reference_view import check_strategy
 from geometry.tables import image_statistics
 
 if TYPE_CHECKING:
-    from geometry.cue import Cue
+    from geometry.cue import Comparison, Cue
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Features:
     cameras: Cameras | None  # [B, V], as given
     patches: tuple[Tensor, ...]  # four times [B, V, P, 2E]; E in a monocular network
     camera: Tensor  # [B, V, 2E]; E in a monocular network
-    cue: Cue | None  # of the matching cue, where the network has one and poses were given
+    cue: Cue | None  # of the matching cue, where the network has one
     reference: Tensor  # [B] int, the view whose frame is the world where no cameras were given
     layers: dict[int, Tensor] = field(default_factory=dict)  # `export_layers` by block: [B, V, ph, pw, E], normalised
 
@@ -90,6 +90,11 @@ class Features:
     def size(self) -> tuple[int, int]:
         """(height, width) of the images."""
         return tuple(self.images.shape[-2:])
+
+    @property
+    def compared(self) -> Comparison | None:
+        """What the matching cue saw in the views of each other."""
+        return None if self.cue is None else self.cue.compared
 
     @property
     def lateral(self) -> Tensor | None:
@@ -140,16 +145,16 @@ class GeometryNetwork(nn.Module):
         if cameras is not None:
             with in_float32(images):
                 tokens = self.cam_enc(cameras)
-            # One view has nothing to be matched against.
-            if self.cue is not None and images.shape[1] > 1:
-                cue = self.cue(images, cameras)
+        if self.cue is not None:
+            cue = self.cue(images, cameras)
+        compared = None if cue is None else cue.compared
         seen = self.backbone(
             normalize_images(images),
             tokens,
             reference_view=reference_view,
             export_layers=export_layers,
             patch_bias=None if cue is None else cue.patch_bias,
-            relative=None if cue is None else cue.relative,
+            relative=None if compared is None else compared.relative,
         )
         return Features(images, cameras, seen.patches, seen.camera, cue, seen.reference, seen.layers)
 
@@ -159,9 +164,9 @@ class GeometryNetwork(nn.Module):
             maps = self.head(
                 features.patches, features.size, lateral=features.lateral, log_depth=features.log_depth, rays=rays
             )
-        if features.cue is not None:
-            planes = self.config.cue.pixel_planes
-            maps = (pixel_sweep(maps[0], features.images, features.cameras, features.cue.source, planes), *maps[1:])
+        if features.compared is not None:
+            source, planes = features.compared.source, self.config.cue.pixel_planes
+            maps = (pixel_sweep(maps[0], features.images, features.cameras, source, planes), *maps[1:])
         if features.cameras is not None and self.config.cameras_given == "given":
             return Geometry(*maps, features.cameras)
         return Geometry(*maps, self.predict_cameras(features))
@@ -184,7 +189,12 @@ class GeometryNetwork(nn.Module):
                 cells = self.cue.cells(images.flatten(0, 1), compared_grid(size))
             encoding = self.cam_dec(cells.unflatten(0, (batch, views)), reference)
         with in_float32(images):
-            return decode_cameras(encoding, tuple(size))
+            cameras = decode_cameras(encoding, tuple(size))
+            # Two angles of view were decoded, but the pixels of photos are square.
+            focal = cameras.K.diagonal(dim1=-2, dim2=-1)[..., :2].log().mean(-1).exp()
+            K = cameras.K.clone()
+            K[..., 0, 0] = K[..., 1, 1] = focal
+            return replace(cameras, K=K)
 
     def forward(
         self,

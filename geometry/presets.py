@@ -118,7 +118,7 @@ class NetworkConfig:
     head: HeadConfig
     camera: CameraConfig = field(default_factory=CameraConfig)
     gs: GaussianHeadConfig | None = None  # Gaussian head, or none
-    cue: CueConfig | None = None  # matching cue where poses are given (`nano`), or none
+    cue: CueConfig | None = None  # matching cue (`nano`), or none
     cameras_given: Literal["predicted", "given"] = "predicted"  # cameras of the result when the caller gave some
     precision: Literal["float32", "autocast"] = "float32"  # its dense heads were trained so, see geometry.precision
     kind: Literal["any-view"] = "any-view"

@@ -39,6 +39,23 @@ class GuidedUpsampling(nn.Module):
         )
 
 
+class PixelGuide(nn.Module):
+    """Images [R, 3, H, W] in [0, 1] and features [R, F, h, w] to a guide [R, G, H, W] for upsampling."""
+
+    def __init__(self, features: int, channels: int):
+        super().__init__()
+        self.image = nn.Conv2d(3, channels, 3, padding=1)
+        self.features = Pointwise(features, channels)
+        self.mix = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, images: Tensor, features: Tensor) -> Tensor:
+        size = images.shape[-2:]
+        # Full-size maps of few channels: on the CPU convolutions take half as long with channels last.
+        x = self.image((images * 2 - 1).contiguous(memory_format=torch.channels_last))
+        x = x + F.interpolate(self.features(features), size, mode="bilinear")
+        return F.relu(self.mix(F.relu(x, inplace=True)), inplace=True)
+
+
 @cached_table
 def log_spline(coarse: tuple[int, int], fine: tuple[int, int], device: torch.device) -> Tensor:
     """Logarithms [9, H, W] of the quadratic B-spline weights of the 3x3 cells around each fine pixel, row by row."""

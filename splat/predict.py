@@ -214,8 +214,8 @@ def _any_view(images, world: _World, K, model, outputs, frame, cameras_from, opt
     with in_float32(images):  # world coordinates have no digits to lose
         home = _identity(geometry) if frame == "network" else world.home(geometry.cameras)
         depth = geometry.depth
-        if features.cue is not None and "depth" in outputs:
-            depth = consistent_depth(depth, features.cameras, features.cue.source)
+        if features.compared is not None and "depth" in outputs:
+            depth = consistent_depth(depth, features.cameras, features.compared.source)
         depth = depth[0] * home.scale
         cameras = _cameras_home(geometry.cameras, world, K, frame)
         if gaussians is not None:

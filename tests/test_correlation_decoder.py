@@ -108,6 +108,7 @@ def test_a_network_tells_cameras_without_its_backbone_and_features_are_left_alon
     told = model.predict_cameras(features)
     assert features.reference.tolist() == [1, 1] and told.size == SIZE
     torch.testing.assert_close(told.w2c, model.compare_views(photos, torch.tensor([1, 1])).w2c)
+    torch.testing.assert_close(told.K[..., 0, 0], told.K[..., 1, 1])  # the angles of its start are those of no photo
     told.K.sum().backward()
     learns = {name.split(".")[0] for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
     assert learns == {"cam_dec"}

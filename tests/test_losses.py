@@ -8,7 +8,7 @@ import torch
 from skimage.metrics import structural_similarity as reference_ssim
 
 from geometry.cameras import Cameras, pixel_rays, unproject
-from geometry.cue import Cue
+from geometry.cue import Comparison, Cue
 from geometry.network import Geometry
 from splat.gaussians import Gaussians
 from splat.perceptual import Perceptual, read_arrays
@@ -70,27 +70,24 @@ def test_confidence_is_best_at_a_fifth_over_the_error():
     assert values[1] < values[0] and values[1] < values[2]
 
 
-def cue(depth, logits=None, candidates=None, scores=None):
+def cue(depth, logits=None, candidates=None, scores=None, alone=None):
     """A cue of planes 0.1 apart from log depth 0, or of candidates; where nothing is given, all is equally likely."""
     start = torch.zeros(2)
     logits = torch.zeros(2, 8, 14, 28) if logits is None else logits
     candidates = depth[0, :, None].log() if candidates is None else candidates
+    scores = torch.zeros_like(candidates) if scores is None else scores
     return Cue(
         patch_bias=None,
-        source=None,
         lateral=None,
         log_depth=depth.log(),
-        relative=None,
         confidence=None,
-        correlation_logits=logits,
         coarse_logits=logits,
         coarse_start=start,
         coarse_step=0.1,
         fine_logits=logits,
         fine_start=start.view(2, 1, 1).expand(2, 14, 28),
         fine_step=0.1,
-        candidates=candidates,
-        candidate_scores=torch.zeros_like(candidates) if scores is None else scores,
+        compared=Comparison(None, None, logits if alone is None else alone, candidates, scores),
     )
 
 
@@ -120,10 +117,18 @@ def test_correlations_are_told_what_is_right_by_themselves():
     depth, valid = truth()
     position = depth.log().view(2, 1, 14, 28) / 0.1
     peaked = -3 * (torch.arange(8).view(8, 1, 1) - position).abs()
-    told = [
-        losses.cue_loss(replace(cue(depth), correlation_logits=logits), depth, valid) for logits in (peaked, -peaked)
-    ]
+    told = [losses.cue_loss(cue(depth, alone=logits), depth, valid) for logits in (peaked, -peaked)]
     assert told[0][0] < told[1][0] and told[0][1]["sweep_alone"] < 0.5 * told[1][1]["sweep_alone"]
+
+
+def test_without_comparison_the_planes_are_told_all_the_same():
+    depth, valid = truth()
+    position = depth.log().view(2, 1, 14, 28) / 0.1
+    peaked = -3 * (torch.arange(8).view(8, 1, 1) - position).abs()
+    flat, right = (
+        losses.cue_loss(replace(cue(depth, logits), compared=None), depth, valid)[0] for logits in (None, peaked)
+    )
+    assert 0 < right < 0.5 * flat
 
 
 def test_depth_of_the_sweeps_is_best_at_the_truth():

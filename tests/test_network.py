@@ -206,7 +206,8 @@ def test_hooks_of_the_heads():
     shifted = model.head(patches, SIZE, log_depth=prior)[0]
     # What is added to a prior is bounded, a factor of 4.8 at most, and what the borders say is not heard.
     added, want = shifted.log() - prior, depth.log().atan()
-    rows, columns = torch.arange(SIZE[0]).clamp(4, SIZE[0] - 5), torch.arange(SIZE[1]).clamp(4, SIZE[1] - 5)
+    border = min(SIZE) // 4
+    rows, columns = (torch.arange(side).clamp(border, side - 1 - border) for side in SIZE)
     torch.testing.assert_close(added, want[..., rows[:, None], columns], rtol=1e-4, atol=1e-5)
     lateral = torch.ones(2, 32, 8, 12)
     assert (model.head(patches, SIZE, lateral=lateral)[0] - depth).abs().max() > 1e-2
@@ -224,9 +225,12 @@ def test_network_with_a_cue():
     geometry = model.decode(features)
     assert geometry.cameras is cameras
     assert model.gaussians(features, geometry).count == 3 * SIZE[0] * SIZE[1]
-    assert model.encode(images(3, SIZE)).cue is None
-    assert model.encode(images(1, SIZE), some_cameras(1)).cue is None
-    assert model.geometry(images(1, SIZE), some_cameras(1)).depth.isfinite().all()
+    assert features.compared is not None
+    for alone in (model.encode(images(3, SIZE)), model.encode(images(1, SIZE), some_cameras(1))):
+        assert alone.cue is not None and alone.compared is None
+        # From 0.05 to 27 mean distances, and a factor of 4.8 more from the depth head.
+        depth = model.decode(alone).depth
+        assert depth.isfinite().all() and depth.min() > 0.01 and depth.max() < 132
 
 
 def test_the_gaussian_head_hears_the_neighbours():

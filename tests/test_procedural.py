@@ -38,7 +38,7 @@ def test_depth_is_scored_against_the_truth(atlas, monkeypatch):
         def answer(images, cameras, model, outputs, cameras_from=None):
             found = honest(images, cameras, model, outputs)
             if cameras is None:
-                return Prediction(cameras=sample.cameras[:2])
+                return Prediction(cameras=sample.cameras[:2], depth=3 * depth[: len(images)])
             return replace(found, depth=depth)
 
         return answer
@@ -47,6 +47,9 @@ def test_depth_is_scored_against_the_truth(atlas, monkeypatch):
     values, row = procedural.score(model, sample, 2)
     assert values["abs_rel"] == 0 and values["delta"] == 1
     assert values["rotation"] < 0.1 and values["matched_rotation"] < 0.1
+    # Without poses the scale is free.
+    for kind in ("unposed", "single"):
+        assert values[f"{kind}_abs_rel"] < 1e-5 and values[f"{kind}_delta"] == 1
     assert row.shape == (2 + 4, 3, 28, 28)
     monkeypatch.setattr(procedural, "predict", with_depth(1.4 * sample.depth[:2]))
     values, _ = procedural.score(model, sample, 2)
@@ -63,6 +66,19 @@ def test_the_packaged_network_has_poses_of_its_own(atlas):
         own += rotation_error(procedural.predict(images, None, model, ("cameras",)).cameras, cameras)
         unturned += rotation_error(replace(cameras, w2c=torch.eye(4).expand(3, 4, 4)), cameras)
     assert own < 0.8 * unturned
+
+
+def test_the_packaged_network_sees_depth_in_one_photo(atlas):
+    """Likewise: nearer to the truth than a wall at one distance, which is what is left when weights and code part."""
+    args, model = replace(ARGS, size=126), GaussianModel.from_pretrained("nano")
+    seen, wall = 0.0, 0.0
+    for number in range(6):
+        sample = procedural.draw(args, number, atlas)
+        known, truth = sample.valid[0], sample.depth[0]
+        depth = procedural.predict(sample.images[:1], None, model, ("depth",)).depth[0]
+        seen += procedural.aligned_errors(depth[known], truth[known])[1]
+        wall += procedural.aligned_errors(torch.ones_like(truth)[known], truth[known])[1]
+    assert seen > 1.3 * wall
 
 
 def test_a_scene_that_fails_shows_beside_the_mean():

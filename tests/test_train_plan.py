@@ -67,6 +67,17 @@ def test_sweeps_come_first_and_are_given_the_cameras():
         check(dataclasses.replace(config, sweep_steps=41))
 
 
+def test_one_input_alone_is_for_steps_with_depth():
+    config = TrainConfig(
+        steps=90, geometry_steps=60, sweep_steps=30, contexts=(1,), scenes=(".",), scenes_from=0, draw=1
+    )
+    plans = [plan(config, step) for step in range(90)]
+    assert all(p.shape.context == (2 if p.alone or p.real else 1) for p in plans)
+    assert any(p.real for p in plans) and {p.joint for p in plans if p.shape.context == 1} == {True, False}
+    cameras = dataclasses.replace(config, trained="cameras", scenes=())
+    assert all(plan(cameras, step).shape.context == 2 for step in range(90))
+
+
 def test_a_share_of_the_draws_is_wide_and_nothing_else_changes():
     def plans(share):
         config = dataclasses.replace(TrainConfig(), steps=300, geometry_steps=150, draw=3, wide_share=share)
@@ -106,7 +117,8 @@ def test_recipes_are_runs_that_only_lack_their_data():
             now = plan(config, step)
             tokens = now.shape.scenes * now.shape.context * now.shape.size[0] * now.shape.size[1]
             budget = config.joint_views if now.joint else config.views
-            assert now.shape.context >= 2 and not any(side % 14 for side in now.shape.size)
+            assert now.shape.context >= (2 if now.alone or now.real else 1)
+            assert not any(side % 14 for side in now.shape.size)
             assert tokens <= max(1.2 * budget * 252 * 252, 2 * now.shape.size[0] * now.shape.size[1]), name
     with pytest.raises(ValueError, match="--scenes"):
         check(dataclasses.replace(RECIPES["base-apache"], lpips_weights="lpips"))

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from geometry.camera_heads import encode_cameras
 from geometry.cameras import Cameras, pixel_rays
-from geometry.cue import Cue
+from geometry.cue import Comparison, Cue
 from geometry.network import Geometry
 from splat.gaussians import Gaussians
 from splat.similarity import structural_similarity
@@ -59,19 +59,21 @@ def gradient_loss(difference: Tensor, valid: Tensor, scales: int = 3) -> Tensor:
 def cue_loss(cue: Cue, depth: Tensor, valid: Tensor) -> tuple[Tensor, Scalars]:
     """Cross-entropy of both plane sweeps against the true plane, shared between the two planes next to it.
 
-    The first sweep counts twice: smoothed, and as its correlations alone have it, which tells the
-    features that are compared directly what is right.
+    Where views are compared the first sweep counts twice: smoothed, and as its correlations alone have it, which tells
+    the features that are compared directly what is right; and so does the choice among candidates.
     """
     planes = (depth, valid, cue.coarse_start[:, None, None], cue.coarse_step)
-    alone = _plane_entropy(cue.correlation_logits, *planes)
     coarse = _plane_entropy(cue.coarse_logits, *planes)
     fine = _plane_entropy(cue.fine_logits, depth, valid, cue.fine_start, cue.fine_step)
-    choice = _choice_entropy(cue, depth, valid)
     with torch.no_grad():
         error = (cue.log_depth - depth.clamp_min(1e-6).log()).abs()
         good = masked_mean((error < 0.2231).float(), valid)
-    scalars = {"sweep_alone": alone, "sweep_coarse": coarse, "sweep_choice": choice, "sweep_fine": fine}
-    return coarse + 0.3 * alone + 0.5 * (choice + fine), scalars | {"sweep_delta_1.25": good}
+    value, scalars = coarse + 0.5 * fine, {"sweep_coarse": coarse, "sweep_fine": fine, "sweep_delta_1.25": good}
+    if cue.compared is not None:
+        alone = _plane_entropy(cue.compared.logits, *planes)
+        choice = _choice_entropy(cue.compared, depth, valid)
+        value, scalars = value + 0.3 * alone + 0.5 * choice, scalars | {"sweep_alone": alone, "sweep_choice": choice}
+    return value, scalars
 
 
 def sweep_depth_loss(cue: Cue, depth: Tensor, valid: Tensor) -> tuple[Tensor, Scalars]:
@@ -81,13 +83,13 @@ def sweep_depth_loss(cue: Cue, depth: Tensor, valid: Tensor) -> tuple[Tensor, Sc
     return accuracy + 0.5 * gradient, {"sweep_depth": accuracy, "sweep_gradient": gradient}
 
 
-def _choice_entropy(cue: Cue, depth: Tensor, valid: Tensor) -> Tensor:
+def _choice_entropy(compared: Comparison, depth: Tensor, valid: Tensor) -> Tensor:
     """Cross-entropy of the scores of candidates, where one of them is right; those within 3 % share being the best."""
-    target, known = _at_cells(depth, valid, cue.candidates.shape[-2:])
-    error = (cue.candidates - target.clamp_min(1e-6).log()[:, None]).abs()
+    target, known = _at_cells(depth, valid, compared.candidates.shape[-2:])
+    error = (compared.candidates - target.clamp_min(1e-6).log()[:, None]).abs()
     known = known & (error.amin(1) < 0.2)
     right = torch.where(known[:, None], -error / 0.03, 0.0).softmax(1)
-    return masked_mean(-(right * cue.candidate_scores.log_softmax(1)).sum(1), known)
+    return masked_mean(-(right * compared.scores.log_softmax(1)).sum(1), known)
 
 
 def _at_cells(depth: Tensor, valid: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:

@@ -47,7 +47,9 @@ def plan(config: TrainConfig, step: int) -> Plan:
     begun = bool(config.scenes) and joint and step >= config.scenes_from * config.steps
     real = begun and rng.random() < config.scenes_share
     budget = (config.joint_views if joint else config.views) * 252 * 252 / (size[0] * size[1])
-    context = min(context, max(2, int(budget)))  # large images, fewer of them: tokens and memory stay bounded
+    # Large images, fewer of them: tokens and memory stay bounded. One alone tells sweeps and camera decoder nothing,
+    # and has no unit of length where its depth is unknown.
+    context = max(min(context, max(2, int(budget))), 2 if alone or real else 1)
     shape = Shape(max(1, int(budget / context)), context, config.targets if joint else 0, size, wide)
     if not config.unposed_gaussians:
         # Photos carry no depth: they train through pictures alone, for which poses must be given.

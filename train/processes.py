@@ -17,13 +17,13 @@ from torch.export import register_dataclass
 
 from geometry.backbone import Block
 from geometry.cameras import Cameras
-from geometry.cue import Cue
+from geometry.cue import Comparison, Cue
 from geometry.network import Features, Geometry
 from splat.gaussians import Gaussians
 from train.config import TrainConfig
 
 # FSDP looks for the tensors in what a module returns, and finds them in the containers that it knows.
-for kind in (Cameras, Cue, Features, Gaussians, Geometry):
+for kind in (Cameras, Comparison, Cue, Features, Gaussians, Geometry):
     register_dataclass(kind)
 
 

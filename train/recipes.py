@@ -62,7 +62,12 @@ paper_pose_conditioned = TrainConfig(
 
 RECIPES = {
     # From nothing, on synthetic scenes first; docs/nano.md.
-    "nano": TrainConfig(sweep_steps=2_000, loss=LossWeights(psnr=0.3, mse=3, camera=8)),
+    "nano": TrainConfig(
+        sweep_steps=2_000,
+        contexts=(1, 2, 3, 4, 4, 4, 6),
+        pose_dropout=0.2,
+        loss=LossWeights(psnr=0.3, mse=3, camera=8),
+    ),
     # A permissive model: DA3-BASE with a Gaussian head, with poses and without.
     "base-apache": replace(
         paper_pose_conditioned,
