@@ -90,8 +90,8 @@ def test_two_processes_train_as_one(alone, tmp_path, fsdp):
     for name in ("model", "ema", "optimizer"):
         a, b = (load_file(run / "checkpoints" / "step-0000004" / f"{name}.safetensors") for run in (alone, out))
         assert a.keys() == b.keys()
-        # Adam divides by gradients that may be near 0, which makes much of the last bit: of a few of two million weights
-        # it makes 1e-3, as much as a step.
+        # Adam divides by gradients that may be near 0, which makes much of the last bit: of a few in two million
+        # weights as much as a step, 1e-3.
         assert all((a[key] - b[key]).abs().mean() < 2e-4 for key in a)
     # A checkpoint does not know how many processes wrote it.
     codes, texts = finish(out, start(out, steps=5, batches=3, resume=True))
