@@ -60,7 +60,7 @@ def cue_loss(cue: Cue, depth: Tensor, valid: Tensor) -> tuple[Tensor, Scalars]:
     """Cross-entropy of both plane sweeps against the true plane, shared between the two planes next to it.
 
     Where views are compared the first sweep counts twice: smoothed, and as its correlations alone have it, which tells
-    the features that are compared directly what is right; and so does the choice among candidates.
+    the features that are compared directly what is right. The choice among candidates counts there too.
     """
     planes = (depth, valid, cue.coarse_start[:, None, None], cue.coarse_step)
     coarse = _plane_entropy(cue.coarse_logits, *planes)
