@@ -34,6 +34,8 @@ CamerasFrom = Literal["decoder", "rays", "matches"]
 # 504 pixels), wider networks take more.
 _BYTES_PER_PIXEL = 1500
 
+_ONE_PHOTO = "depth of one photo alone is a guess, and its unit the mean distance of what is seen"
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -210,6 +212,8 @@ def _any_view(images, world: _World, K, model, outputs, frame, cameras_from, opt
         geometry, gaussians = model.to_metres(images[None], geometry, gaussians)
         notes += [note for note in [scale_note(geometry)] if note is not None]
         metres = None if notes else 1.0
+    if network.cue is not None and len(images) == 1:
+        notes.append(_ONE_PHOTO)
     geometry = geometry.to(torch.float32)
     with in_float32(images):  # world coordinates have no digits to lose
         home = _identity(geometry) if frame == "network" else world.home(geometry.cameras)

@@ -114,7 +114,8 @@ def test_a_network_tells_cameras_without_its_backbone_and_features_are_left_alon
     assert learns == {"cam_dec"}
     alone = predict(images(1, SIZE)[0], None, model, ("depth", "cameras"))
     torch.testing.assert_close(alone.cameras.w2c[0], torch.eye(4))
-    assert alone.depth.isfinite().all()
+    assert alone.depth.isfinite().all() and "one photo alone is a guess" in alone.notes[0]
+    assert predict(images(1, SIZE)[0].expand(2, -1, -1, -1), None, model, ("depth",)).notes == ()
 
 
 def test_it_needs_the_features_of_a_cue():
