@@ -52,7 +52,7 @@ class Cue:
 
     patch_bias: Tensor  # [B, V, P, E] for the patch tokens
     lateral: Tensor  # [R, F, h, w] for the dense heads
-    log_depth: Tensor  # [B, V, H, W] first estimate of log z-depth, in the units of the cameras
+    log_depth: Tensor  # [B, V, H, W] first estimate of log z-depth, in units of the cameras or the mean distance
     confidence: Tensor  # [R, h2, w2] probability mass around the coarse winner
     coarse_logits: Tensor  # [R, planes, h2, w2] over log-spaced planes
     coarse_start: Tensor  # [R] log depth of the first coarse plane
@@ -165,9 +165,8 @@ class MatchingCue(nn.Module):
                     pairs = Pairs(cameras, config.neighbors, grid)
 
         fine, coarse = self.encode(images.flatten(0, 1), grid)
-        alone = torch.full(coarse.shape[:1], math.log(ALONE), device=images.device)
-        log_baseline = alone if pairs is None else pairs.log_baseline
         coarse_step = math.log(config.far / config.near) / (config.planes - 1)
+        log_baseline = pairs.log_baseline if pairs else images.new_full(coarse.shape[:1], math.log(ALONE))
         coarse_start = log_baseline + math.log(config.near)
         if pairs is None:
             agreement = coarse.new_zeros(len(coarse), config.planes, *coarse.shape[-2:])
