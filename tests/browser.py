@@ -95,12 +95,12 @@ def serving(thing: Path) -> Iterator[tuple[App, str]]:
     app.close()
 
 
-def reconstruct_small(scene, weights, views, size, device, report):
+def reconstruct_small(scene, weights, views, size, device, report, *, refine):
     """What the page asks for, at the smallest size: software renderers draw few splats slowly enough."""
     if views == ENDLESS:
         report("waiting for the end")
         time.sleep(3600)
-    return reconstruct(scene, weights, views, 84, device, report)
+    return reconstruct(scene, weights, views, 84, device, report, refine=refine)
 
 
 def write_photos(folder: Path) -> Path:

@@ -15,7 +15,7 @@ from viewer.jobs import MOST_WAITING, Job, JobQueue, Request
 from viewer.render_worker import RenderWorker
 
 
-def make(scene, weights, views, size, device, report) -> Reconstruction:
+def make(scene, weights, views, size, device, report, *, refine) -> Reconstruction:
     """A reconstructor for tests; `weights` says how it goes."""
     report(f"looking at {scene}")
     if weights == "fails":

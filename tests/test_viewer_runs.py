@@ -154,5 +154,5 @@ def write_four_bytes(folder, views, size):
     (folder / "file").write_bytes(b"four")
 
 
-def read_four_bytes(scene, weights, views, size, device, report):
+def read_four_bytes(scene, weights, views, size, device, report, *, refine):
     raise ValueError(f"{len((scene / 'file').read_bytes())} bytes in {scene.name}")

@@ -62,7 +62,9 @@ def test_photos_are_dropped_and_reconstructed_beside_another_tab(opened, tmp_pat
     assert bystander.look.degree == 1 and session.mode == SPLATS and session.view() == 0
 
     page.get_by_role("tab", name="New").click()
+    fill(page, "refine", "5")
     press(page, "Reconstruct")
+    page.get_by_text("refined by 5 steps").wait_for()
     until(lambda: session.exhibit.name.startswith("reconstruction"))
     assert bystander.exhibit.name == "corner" and session.exhibit.images.shape[0] == 2
     shows(page, session)

@@ -29,7 +29,15 @@ class Reconstructor(Protocol):
     """What makes Gaussians of photos: a function of a module, because a new process imports it by name."""
 
     def __call__(
-        self, scene: Path, weights: str | Path, views: int | None, size: int, device: str, report: Callable[[str], None]
+        self,
+        scene: Path,
+        weights: str | Path,
+        views: int | None,
+        size: int,
+        device: str,
+        report: Callable[[str], None],
+        *,
+        refine: int,
     ) -> Reconstruction: ...
 
 
@@ -46,6 +54,7 @@ class Request:
     views: int | None = None
     size: int = 252
     device: str = "auto"
+    refine: int = 0
     make: Callable[[Path], object] | None = None
 
 
@@ -204,7 +213,7 @@ def _reconstruct(reconstruct: Reconstructor, request: Request, result: Path, con
             report("making a scene to look at")
             with whole_folder(r.source) as folder:
                 r.make(folder)
-        made = reconstruct(r.source, r.weights, r.views, r.size, r.device, report)
+        made = reconstruct(r.source, r.weights, r.views, r.size, r.device, report, refine=r.refine)
         made = replace(made, notes=tuple(map(for_page, made.notes)))
         write_exhibit(result, from_reconstruction(r.name, made))
     except (ValueError, OSError, ImportError, MemoryError, RuntimeError) as error:
