@@ -163,6 +163,7 @@ def test_other_repositories_bring_their_configuration(monkeypatch, tmp_path, sav
     monkeypatch.setattr(checkpoint, "_download", lambda repo, file: asked.append((repo, file)) or saved / file)
     assert locate("some.one/da3-tuned-1.1")[0] == saved / "model.safetensors"
     assert asked == [("some.one/da3-tuned-1.1", f) for f in ("model.safetensors", "config.json")]
+    monkeypatch.chdir(tmp_path)  # an x beside the checkout would be found
     for missing in ("weights/model.safetensors", "a/b/c", "../x", "nothing.pt"):
         with pytest.raises(OSError, match="no such file or folder"):
             locate(missing)
