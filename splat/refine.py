@@ -17,20 +17,20 @@ from tqdm import tqdm
 from geometry.cameras import Cameras
 from splat.gaussians import Gaussians
 from splat.render import render
-from splat.similarity import structural_similarity
+from splat.similarity import splatting_loss
 
 # Adam moves each value by about this much in the first step, less and less in those that follow. Centres count in the
 # size of their splat, so that neither the unit of length nor the distance matters. Slow colours and fast centres are
 # better in views that were not given (docs/nano.md).
 RATES = {"sh": 0.005, "opacities": 0.1, "scales": 0.02, "quats": 0.01, "means": 0.4}
-SIMILAR = 0.5  # what SSIM counts beside the absolute error, twice its share in 3D Gaussian splatting; likewise
+DISSIMILAR = 0.4  # what 1 - SSIM counts in the loss, twice as much as in 3D Gaussian splatting; likewise
 VIEWS = 8  # drawn in one step
 
 
 def refine(gaussians: Gaussians, images: Tensor, cameras: Cameras, steps: int, progress: bool = False) -> Gaussians:
     """Gaussians [N] after `steps` of Adam on their pictures of `images` [V, 3, H, W] in [0, 1] from `cameras` [V].
 
-    The loss is that of 3D Gaussian splatting with more of SSIM. All values move, none are added or taken away; all
+    The loss is `splat.similarity.splatting_loss` with more of SSIM. All values move, none are added or taken away; all
     tensors must be on one device. With more than 8 views a step draws 8 of them in a fixed random order, so the CPU
     repeats exactly. ValueError for images below 11 px a side.
     """
@@ -71,8 +71,7 @@ def refine(gaussians: Gaussians, images: Tensor, cameras: Cameras, steps: int, p
                 chosen, order = order[:VIEWS], order[VIEWS:]
             seen = render(values(), cameras[chosen]).color.movedim(-1, -3)
             adam.zero_grad()
-            loss = (seen - images[chosen]).abs().mean() - SIMILAR * structural_similarity(seen, images[chosen])
-            loss.backward()
+            splatting_loss(seen, images[chosen], DISSIMILAR).backward()
             adam.step()
             falling.step()
         result = values()

@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def splatting_loss(pictures: Tensor, photos: Tensor) -> Tensor:
-    """The loss of 3D Gaussian splatting (Kerbl et al., 2023) on [N, 3, H, W]: 0.8 L1 + 0.2 (1 - SSIM)."""
-    return 0.8 * (pictures - photos).abs().mean() + 0.2 * (1 - structural_similarity(pictures, photos))
+def splatting_loss(pictures: Tensor, photos: Tensor, dissimilar: float = 0.2) -> Tensor:
+    """The loss of 3D Gaussian splatting (Kerbl et al., 2023) on [N, 3, H, W]: 0.8 L1 + `dissimilar` (1 - SSIM)."""
+    return 0.8 * (pictures - photos).abs().mean() + dissimilar * (1 - structural_similarity(pictures, photos))
 
 
 def structural_similarity(a: Tensor, b: Tensor) -> Tensor:

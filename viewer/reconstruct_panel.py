@@ -10,6 +10,7 @@ from viewer.uploads import MEGABYTE, MOST_BYTES, MOST_FILES, Inbox
 
 WEIGHTS = tuple(dict.fromkeys(("nano", *PRESETS)))
 SIZES = ("252", "336", "504")
+MOST_STEPS = 60  # of refinement
 _LINES_SHOWN = 4
 # Refused files are told in a notice each, but thousands of them not in thousands of notices.
 _MOST_NOTICES = 5
@@ -55,7 +56,7 @@ def add_reconstruct_panel(session: Session) -> Inbox:
     weights = gui.add_dropdown("weights", WEIGHTS, initial_value="nano", hint="others are downloaded on first use")
     views = gui.add_slider("views", 0, 24, 1, 0, hint="how many photos the network sees; 0: all, at most 12")
     size = gui.add_dropdown("size", SIZES, initial_value="252", hint="long side that the network sees; more is slower")
-    refine = gui.add_slider("refine", 0, 60, 5, 0, hint="steps on the photos after the network: sharper; slow on a CPU")
+    refine = gui.add_slider("refine", 0, MOST_STEPS, 5, 0, hint="steps on the photos afterwards: sharper, slow on a CPU")
     start = gui.add_button("Reconstruct", color="blue", disabled=True)
     progress = gui.add_progress_bar(100.0, animated=True, visible=False)
     status = gui.add_markdown("")
@@ -87,7 +88,7 @@ def add_reconstruct_panel(session: Session) -> Inbox:
         name = f"reconstruction {app.next_number()}"
         upload, refused["files"] = inbox.release(), 0
         session.requested.add(name)
-        steps = min(max(int(refine.value), 0), 60)
+        steps = min(max(int(refine.value), 0), MOST_STEPS)
         request = Request(source, name, weights.value, count or None, int(size.value), app.job_device, steps)
         app.submit(request, upload)
         show_uploads()
