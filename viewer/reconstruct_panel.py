@@ -56,7 +56,7 @@ def add_reconstruct_panel(session: Session) -> Inbox:
     weights = gui.add_dropdown("weights", WEIGHTS, initial_value="nano", hint="others are downloaded on first use")
     views = gui.add_slider("views", 0, 24, 1, 0, hint="how many photos the network sees; 0: all, at most 12")
     size = gui.add_dropdown("size", SIZES, initial_value="252", hint="long side that the network sees; more is slower")
-    refine = gui.add_slider("refine", 0, MOST_STEPS, 5, 0, hint="steps on the photos afterwards: sharper, slow on a CPU")
+    refine = gui.add_slider("refine", 0, MOST_STEPS, 5, 0, hint="steps on the photos after: sharper, slow on a CPU")
     start = gui.add_button("Reconstruct", color="blue", disabled=True)
     progress = gui.add_progress_bar(100.0, animated=True, visible=False)
     status = gui.add_markdown("")
