@@ -12,12 +12,12 @@ import time
 import torch
 
 from geometry.cameras import Cameras
+from geometry.compiled import kernels
 from geometry.cue import neighbors
 from geometry.sweep import homographies, reference_sweep
-from geometry.sweep_cpu import compiled_sweep
 
 VIEWS, CHANNELS, GROUPS, ROUNDS = 4, 32, 4, 15
-SWEEPS = (("first", (26, 36), 76, 0.084), ("one candidate", (52, 72), 1, 1.0), ("second", (52, 72), 16, 0.016))
+SWEEPS = (("first", (26, 36), 76, 0.084), ("candidates", (52, 72), 7, 0.2), ("second", (52, 72), 16, 0.016))
 
 
 def milliseconds(function, *arguments):
@@ -37,6 +37,7 @@ def walk(size: tuple[int, int]) -> Cameras:
 
 @torch.inference_mode()
 def main():
+    compiled_sweep = kernels("sweep").compiled_sweep
     print(
         f"{datetime.date.today()}, {platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, ",
         end="",
@@ -48,8 +49,8 @@ def main():
         cameras = walk(size)
         source = neighbors(cameras, 3)[0][0]
         A, b = homographies(cameras, source, size)
-        start = torch.rand(VIEWS, *size) + 0.3
-        sweep = (torch.randn(VIEWS, CHANNELS, *size), source, A, b, start, step, planes, GROUPS)
+        log_depth = torch.rand(VIEWS, 1, *size) + 0.3 + step * torch.arange(planes)[:, None, None]
+        sweep = (torch.randn(VIEWS, CHANNELS, *size), source, A, b, log_depth, GROUPS)
         torch.testing.assert_close(compiled_sweep(*sweep), reference_sweep(*sweep), atol=1e-3, rtol=1e-3)
         taken = [(milliseconds(reference_sweep, *sweep), milliseconds(compiled_sweep, *sweep)) for _ in range(ROUNDS)]
         plain, compiled = (statistics.median(times) for times in zip(*taken))

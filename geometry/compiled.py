@@ -9,7 +9,10 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 _LOCK = threading.Lock()  # numba's setting belongs to the whole process
 
@@ -23,6 +26,19 @@ def let_threads_sleep() -> None:
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
         os.environ.setdefault("GOMP_SPINCOUNT", "6000")
+
+
+@lru_cache
+def kernels(name: str) -> ModuleType:
+    """The module `geometry.cpu.<name>`, compiled on first use. ImportError without numba."""
+    sources = [*sorted(Path(__file__).parent.glob("cpu/*.py")), Path(__file__)]
+    try:
+        with compiling(f"the {name} of depths and images", 4, sources):
+            return import_module(f"geometry.cpu.{name}")
+    except ModuleNotFoundError as error:
+        if error.name != "numba":
+            raise
+        raise ImportError("networks on the CPU need numba: pip install numba") from error
 
 
 @contextmanager

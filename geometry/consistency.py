@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from geometry.cameras import Cameras
+from geometry.compiled import kernels
 from geometry.sweep import homographies, in_neighbor
 
 AGREE = 0.1  # difference in log depth at which a neighbour's word counts for exp(-1)
@@ -28,19 +29,28 @@ def consistent_depth(depth: Tensor, cameras: Cameras, source: Tensor) -> Tensor:
     `source` [B*V, S] are each view's neighbours as rows of all views (`geometry.sweep.neighbor_rows`).
     """
     with torch.no_grad(), torch.autocast(depth.device.type, enabled=False):
-        log_depth = depth.float().flatten(0, 1).log()
         A, b = homographies(cameras, source, depth.shape[-2:])
-        candidates = torch.cat([log_depth[:, None], seen_by_neighbors(log_depth, source, A, b)], 1)
-        borne_out, _ = ask_neighbors(candidates, log_depth, source, A, b)
-        borne_out[:, 0] += MARGIN
-        nearer = candidates < log_depth[:, None] + math.log(NEARER)
-        nearer[:, 0] = True
-        best = borne_out.masked_fill(~nearer, -1.0).argmax(1, keepdim=True)
-        changed = F.avg_pool2d((best > 0).float(), 3, stride=1, padding=1, count_include_pad=False)
-        best = best.masked_fill(changed < MOST - 1e-3, 0)
-        chosen = candidates.gather(1, best)
-        weight, shift = ask_neighbors(chosen, chosen[:, 0], source, A, b)
-        return (chosen + shift / (1 + weight)).exp().view(depth.shape)
+        agree = kernels("consistency").compiled_depth if depth.device.type == "cpu" else reference_depth
+        return agree(depth.float().flatten(0, 1), source, A, b).view(depth.shape)
+
+
+def reference_depth(depth: Tensor, source: Tensor, A: Tensor, b: Tensor) -> Tensor:
+    """What `consistent_depth` makes of `depth` [R, H, W], in plain PyTorch; `A` [R, S, 3, 3], `b` [R, S, 3].
+
+    With them pixel p at depth z falls on A p + b / z in the neighbour (`geometry.sweep.homographies`).
+    """
+    log_depth = depth.log()
+    candidates = torch.cat([log_depth[:, None], seen_by_neighbors(log_depth, source, A, b)], 1)
+    borne_out, _ = ask_neighbors(candidates, log_depth, source, A, b)
+    borne_out[:, 0] += MARGIN
+    nearer = candidates < log_depth[:, None] + math.log(NEARER)
+    nearer[:, 0] = True
+    best = borne_out.masked_fill(~nearer, -1.0).argmax(1, keepdim=True)
+    changed = F.avg_pool2d((best > 0).float(), 3, stride=1, padding=1, count_include_pad=False)
+    best = best.masked_fill(changed < MOST - 1e-3, 0)
+    chosen = candidates.gather(1, best)
+    weight, shift = ask_neighbors(chosen, chosen[:, 0], source, A, b)
+    return (chosen + shift / (1 + weight)).exp()[:, 0]
 
 
 def seen_by_neighbors(log_depth: Tensor, source: Tensor, A: Tensor, b: Tensor) -> Tensor:

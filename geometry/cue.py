@@ -171,9 +171,10 @@ class MatchingCue(nn.Module):
         if pairs is None:
             agreement = coarse.new_zeros(len(coarse), config.planes, *coarse.shape[-2:])
         else:
-            first = coarse_start[:, None, None].expand(-1, *coarse.shape[-2:])
+            planes = coarse_start[:, None] + coarse_step * torch.arange(config.planes, device=images.device)
+            planes = planes[..., None, None].expand(-1, -1, *coarse.shape[-2:])
             matched = self.in_groups(self.coarse_match(coarse))
-            correlation = self.correlate(matched, pairs.source, pairs.coarse, first, coarse_step, config.planes)
+            correlation = self.correlate(matched, pairs.source, pairs.coarse, planes)
             agreement = self.coarse_agree(correlation.to(coarse.dtype))
         seen = torch.cat([agreement, coarse], 1)
         if not seen.is_cuda:  # the CPU's convolutions take a tenth less with channels last
@@ -187,6 +188,7 @@ class MatchingCue(nn.Module):
         cells = torch.stack([(coarse_start[:, None, None] + coarse_step * plane).detach(), confidence], 1)
         cells = self.upsample_cells(cells, self.cells_guide(place))
         winner, certainty = cells[:, 0], cells[:, 1:]
+        steps = torch.arange(config.fine_planes, device=images.device, dtype=torch.float32)
         half = 0.5 * (config.fine_planes - 1) * config.fine_step
         if pairs is None:
             compared, start = None, winner - half
@@ -194,23 +196,21 @@ class MatchingCue(nn.Module):
         else:
             matched = self.in_groups(self.fine_match(fine))
             looked_at = candidates(winner, coarse_logits, coarse_start, coarse_step)
-            again = (self.correlate(matched, pairs.source, pairs.fine, c, 1.0, 1) for c in looked_at.unbind(1))
-            matches = torch.stack([each[:, :, 0] for each in again], 1)
+            matches = self.correlate(matched, pairs.source, pairs.fine, looked_at).transpose(1, 2)
             known = what_is_known(looked_at, coarse_logits, coarse_start, coarse_step, pairs.source, pairs.fine)
             scores = self.choose(torch.cat([matches, known], 2).to(fine.dtype), place)
             compared = Comparison(pairs.source, pairs.relative, agreement.float(), looked_at, scores)
             # Sharp: between a front and a back surface there is nothing.
             winner = ((4 * scores).softmax(1) * torch.cat([winner[:, None], looked_at[:, 1:]], 1)).sum(1)
             start = winner - half
-            planes = (start.detach(), config.fine_step, config.fine_planes)
-            correlation = self.correlate(matched, pairs.source, pairs.fine, *planes)
+            planes = start[:, None] + config.fine_step * steps[:, None, None]
+            correlation = self.correlate(matched, pairs.source, pairs.fine, planes)
             agreement = self.fine_agree(correlation.to(fine.dtype))
         relative_depth = (winner - log_baseline[:, None, None])[:, None].detach()
         fine_features = self.fine_net(
             torch.cat([agreement, place, relative_depth.to(fine.dtype), certainty.to(fine.dtype)], 1)
         )
         fine_logits = (agreement + self.fine_out(fine_features)).float()
-        steps = torch.arange(config.fine_planes, device=images.device, dtype=torch.float32)
         offset = (fine_logits.softmax(1) * steps[:, None, None]).sum(1)
         log_depth = start + config.fine_step * offset
         log_depth = self.upsample_pixels(log_depth[:, None], self.pixels_guide(images.flatten(0, 1), fine_features))
@@ -250,21 +250,12 @@ class MatchingCue(nn.Module):
         groups = features.float().unflatten(1, (self.config.groups, -1))
         return (groups * torch.rsqrt(groups.square().sum(2, keepdim=True) + 1e-4)).flatten(1, 2)
 
-    def correlate(
-        self,
-        features: Tensor,
-        source: Tensor,
-        warp: tuple[Tensor, Tensor],
-        start: Tensor,
-        step: float,
-        planes: int,
-    ) -> Tensor:
-        """Group-wise cosine of features [R, C, h, w], as of `in_groups`, with their neighbours'.
+    def correlate(self, features: Tensor, source: Tensor, warp: tuple[Tensor, Tensor], log_depth: Tensor) -> Tensor:
+        """Group-wise cosine of features [R, C, h, w], as of `in_groups`, with their neighbours' at planes [R, D, h, w].
 
         Mean and best over neighbours [R, 2G, D, h, w].
         """
-        matches = sweep(features, source, *warp, start, step, planes, self.config.groups)
-        return torch.cat([matches.mean(1), matches.amax(1)], 1)
+        return sweep(features, source, *warp, log_depth.detach(), self.config.groups)
 
 
 class Agreement(nn.Module):

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from geometry.cameras import Cameras
+from geometry.compiled import kernels
 from geometry.sweep import homographies, in_neighbor
 
 LONGEST_STEP = 0.05  # in log depth: where views hardly move, a pixel of motion would be any depth at all
@@ -32,9 +33,7 @@ def pixel_sweep(depth: Tensor, images: Tensor, cameras: Cameras, source: Tensor,
         A, b = homographies(cameras, source, depth.shape[-2:])
         inputs = depth.detach().flatten(0, 1).float(), images.detach().flatten(0, 1).float(), source, A, b, planes
         if depth.device.type == "cpu":
-            from geometry.pixel_sweep_cpu import compiled_offsets
-
-            offsets = compiled_offsets(*inputs)
+            offsets = kernels("pixel_sweep").compiled_offsets(*inputs)
         else:
             offsets = reference_offsets(*inputs)
     return depth * offsets.view(depth.shape).exp()

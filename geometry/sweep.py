@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from geometry.cameras import Cameras, invert_intrinsics, resize
+from geometry.compiled import kernels
 
 
 def neighbor_rows(index: Tensor) -> Tensor:
@@ -27,43 +28,39 @@ def homographies(cameras: Cameras, source: Tensor, size: tuple[int, int]) -> tup
     return A, (K[source] @ relative[..., :3, 3:])[..., 0]
 
 
-def sweep(
-    features: Tensor, source: Tensor, A: Tensor, b: Tensor, start: Tensor, step: float, planes: int, groups: int
-) -> Tensor:
-    """Correlate each view with its neighbours over planes of log-spaced depth.
+def sweep(features: Tensor, source: Tensor, A: Tensor, b: Tensor, log_depth: Tensor, groups: int) -> Tensor:
+    """Correlate each view with its neighbours over planes: mean and best over the neighbours [R, 2 * groups, D, h, w].
 
     Shapes: `features` [R, C, h, w] float32; `source` [R, S] the neighbours' rows in `features`; `A` [R, S, 3, 3] and
     `b` [R, S, 3] such that pixel p at depth z falls on A p + b / z in the neighbour (homogeneous feature pixels,
-    centres at +0.5); `start` [R, h, w] log depth of the first plane, the next ones `step` apart. Returns [R, S, groups,
-    planes, h, w]: sums over the channels of a group of feature times bilinearly sampled neighbour, zero outside the
-    neighbour's image. Differentiable in `features` alone.
+    centres at +0.5); `log_depth` [R, D, h, w] of the planes at each pixel. What is correlated is a group of channels: a
+    feature times the neighbour's, bilinearly sampled and zero outside its image. Differentiable in `features` alone.
     """
     if features.is_cuda:
         from geometry.sweep_cuda import fused_sweep
 
-        return fused_sweep(features, source, A, b, start, step, planes, groups)
+        return mean_and_best(fused_sweep(features, source, A, b, log_depth, groups))
     if features.device.type == "cpu" and not (features.requires_grad and torch.is_grad_enabled()):
-        from geometry.sweep_cpu import compiled_sweep
-
-        return compiled_sweep(features, source, A, b, start, step, planes, groups)
-    return reference_sweep(features, source, A, b, start, step, planes, groups)
+        return kernels("sweep").compiled_sweep(features, source, A, b, log_depth, groups)
+    return reference_sweep(features, source, A, b, log_depth, groups)
 
 
-def reference_sweep(
-    features: Tensor, source: Tensor, A: Tensor, b: Tensor, start: Tensor, step: float, planes: int, groups: int
-) -> Tensor:
+def mean_and_best(matches: Tensor) -> Tensor:
+    """Of [R, S, G, D, h, w] over the neighbours: [R, 2G, D, h, w]."""
+    return torch.cat([matches.mean(1), matches.amax(1)], 1)
+
+
+def reference_sweep(features: Tensor, source: Tensor, A: Tensor, b: Tensor, log_depth: Tensor, groups: int) -> Tensor:
     """`sweep` in plain PyTorch, one pair of views at a time: what they need in between stays small, and is reused."""
-    channels, h, w = features.shape[1:]
-    steps = step * torch.arange(planes, device=features.device, dtype=torch.float32)
-    log_depth = start[:, None] + steps[:, None, None]
+    channels, planes = features.shape[1], log_depth.shape[1]
     own = features.unflatten(1, (groups, -1))[:, :, :, None]
     matches = []
     for s in range(source.shape[1]):
         grid = in_neighbor(log_depth, A[:, s], b[:, s])[0].flatten(2, 3)
         for r, other in enumerate(source[:, s].tolist()):
             warped = F.grid_sample(features[other][None], grid[r][None], mode="bilinear", align_corners=False)
-            matches.append((own[r] * warped.view(groups, channels // groups, planes, h, w)).sum(1))
-    return torch.stack(matches).unflatten(0, (source.shape[1], -1)).transpose(0, 1)
+            matches.append((own[r] * warped.view(groups, channels // groups, planes, *features.shape[2:])).sum(1))
+    return mean_and_best(torch.stack(matches).unflatten(0, (source.shape[1], -1)).transpose(0, 1))
 
 
 def in_neighbor(log_depth: Tensor, A: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:

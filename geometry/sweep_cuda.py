@@ -13,21 +13,22 @@ import triton.language as tl
 from torch import Tensor
 
 
-def fused_sweep(
-    features: Tensor, source: Tensor, A: Tensor, b: Tensor, start: Tensor, step: float, planes: int, groups: int
-) -> Tensor:
-    """`geometry.sweep.sweep` on CUDA. The backward adds with atomics: its rounding differs from run to run."""
-    return _Sweep.apply(features, source, A, b, start, step, planes, groups)
+def fused_sweep(features: Tensor, source: Tensor, A: Tensor, b: Tensor, log_depth: Tensor, groups: int) -> Tensor:
+    """What `geometry.sweep.sweep` takes the mean and the best of [R, S, G, D, h, w], on CUDA.
+
+    The backward adds with atomics: its rounding differs from run to run.
+    """
+    return _Sweep.apply(features, source, A, b, log_depth, groups)
 
 
 class _Sweep(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, features, source, A, b, start, step, planes, groups):
-        rows, channels, h, w = features.shape
+    def forward(ctx, features, source, A, b, log_depth, groups):
+        (rows, channels, h, w), planes = features.shape, log_depth.shape[1]
         # Channels last, so that one sample is one contiguous read.
         packed = features.float().permute(0, 2, 3, 1).contiguous()
         source = source.int().contiguous()
-        A, b, start = A.float().contiguous(), b.float().contiguous(), start.float().contiguous()
+        A, b, log_depth = (x.float().contiguous() for x in (A, b, log_depth))
         out = torch.empty(rows, source.shape[1], groups, planes, h, w, device=features.device)
         block = 32
         grid = (triton.cdiv(h * w, block), rows * source.shape[1])
@@ -36,9 +37,8 @@ class _Sweep(torch.autograd.Function):
             source,
             A,
             b,
-            start,
+            log_depth,
             out,
-            step,
             h,
             w,
             source.shape[1],
@@ -48,23 +48,22 @@ class _Sweep(torch.autograd.Function):
             BLOCK=block,
             num_warps=4,
         )
-        ctx.save_for_backward(packed, source, A, b, start)
-        ctx.shape = (step, planes, groups)
+        ctx.save_for_backward(packed, source, A, b, log_depth)
+        ctx.groups = groups
         return out
 
     @staticmethod
     def backward(ctx, grad):
-        packed, source, A, b, start = ctx.saved_tensors
-        step, planes, groups = ctx.shape
-        rows, h, w, channels = packed.shape
+        packed, source, A, b, log_depth = ctx.saved_tensors
+        (rows, h, w, channels), planes = packed.shape, log_depth.shape[1]
         grad_packed = torch.zeros_like(packed)
         block = 32
         grid = (triton.cdiv(h * w, block), rows * source.shape[1])
         _backward[grid](
-            packed, source, A, b, start, grad.float().contiguous(), grad_packed, step, h, w,
-            source.shape[1], planes, channels, groups, BLOCK=block, num_warps=4,
+            packed, source, A, b, log_depth, grad.float().contiguous(), grad_packed, h, w,
+            source.shape[1], planes, channels, ctx.groups, BLOCK=block, num_warps=4,
         )  # fmt: skip
-        return grad_packed.permute(0, 3, 1, 2), None, None, None, None, None, None, None
+        return grad_packed.permute(0, 3, 1, 2), None, None, None, None, None
 
 
 @triton.jit
@@ -95,9 +94,7 @@ def _corner(p0, p1, p2, b0, b1, b2, inverse_depth):
 
 
 @triton.jit
-def _forward(
-    features, source, A, b, start, out, step, h, w, S, D, C: tl.constexpr, G: tl.constexpr, BLOCK: tl.constexpr
-):
+def _forward(features, source, A, b, log_depth, out, h, w, S, D, C: tl.constexpr, G: tl.constexpr, BLOCK: tl.constexpr):
     row = tl.program_id(1)
     view = row // S
     other = tl.load(source + row)
@@ -107,11 +104,12 @@ def _forward(
     p0, p1, p2, b0, b1, b2 = _pixel(pixel, w, row, A, b)
     size = h * w
     own = tl.load(features + (view * size + pixel)[:, None] * C + channel[None], mask=inside[:, None], other=0.0)
-    first = tl.load(start + view * size + pixel, mask=inside, other=0.0)
+    planes = log_depth + view * D * size + pixel
     plane_base = features + other * size * C
     group = tl.arange(0, G)
     for d in range(D):
-        left, top, fx, fy = _corner(p0, p1, p2, b0, b1, b2, tl.exp(-(first + step * d)))
+        nearness = tl.exp(-tl.load(planes + d * size, mask=inside, other=0.0))
+        left, top, fx, fy = _corner(p0, p1, p2, b0, b1, b2, nearness)
         value = tl.zeros([BLOCK, C], tl.float32)
         for corner in tl.static_range(4):
             cx = left + (corner % 2)
@@ -127,7 +125,7 @@ def _forward(
 
 @triton.jit
 def _backward(
-    features, source, A, b, start, grad, grad_features, step, h, w, S, D,
+    features, source, A, b, log_depth, grad, grad_features, h, w, S, D,
     C: tl.constexpr, G: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(1)
@@ -139,12 +137,13 @@ def _backward(
     p0, p1, p2, b0, b1, b2 = _pixel(pixel, w, row, A, b)
     size = h * w
     own = tl.load(features + (view * size + pixel)[:, None] * C + channel[None], mask=inside[:, None], other=0.0)
-    first = tl.load(start + view * size + pixel, mask=inside, other=0.0)
+    planes = log_depth + view * D * size + pixel
     plane_base = other * size * C
     group = channel // (C // G)
     own_grad = tl.zeros([BLOCK, C], tl.float32)
     for d in range(D):
-        left, top, fx, fy = _corner(p0, p1, p2, b0, b1, b2, tl.exp(-(first + step * d)))
+        nearness = tl.exp(-tl.load(planes + d * size, mask=inside, other=0.0))
+        left, top, fx, fy = _corner(p0, p1, p2, b0, b1, b2, nearness)
         where = ((row * G + group[None]) * D + d) * size + pixel[:, None]
         upstream = tl.load(grad + where, mask=inside[:, None], other=0.0)
         for corner in tl.static_range(4):

@@ -58,14 +58,14 @@ def back_project(
     logit of opacity and the logarithm of its size (2). A Gaussian whose weights in a tile add up to less than `faint`
     gets nothing from there, and lets all light pass. No gradient. All float32 on the CPU; raises as `rasterize`.
     """
-    centers = torch.linalg.inv(cameras.w2c)[..., :3, 3]
     fields = (gaussians.means, gaussians.scales, gaussians.quats, gaussians.opacities, gaussians.sh)
     color, transmittance = torch.empty(images.shape), torch.empty(images.shape[:-1])
     with _kernels() as kernels:
         sums = torch.zeros(*gaussians.means.shape[:-1], kernels.SUMS)
+        memory = _memory(kernels, gaussians.means.shape[1])
         for b, v in np.ndindex(*cameras.shape):
-            camera = _camera(cameras.w2c[b, v], centers[b, v], cameras.K[b, v], cameras.size)
-            splats, first, starts, ids, tiles_x = _sorted(kernels, _scene(b, *fields), camera, near, far, False)
+            camera = _camera(cameras.w2c[b, v], cameras.K[b, v], cameras.size)
+            splats, first, starts, ids, tiles_x = _sorted(kernels, _scene(b, *fields), camera, near, far, False, memory)
             lists = (splats, starts, ids, tiles_x)
             used, depth = np.zeros(len(starts) - 1, np.int64), np.empty(cameras.size, np.float32)
             kernels.blend(*lists, color[b, v].numpy(), depth, transmittance[b, v].numpy(), used, faint)
@@ -78,16 +78,25 @@ def back_project(
 
 
 def _sorted(
-    kernels: SimpleNamespace, scene: list[np.ndarray], camera: tuple, near: float, far: float, antialiased: bool
+    kernels: SimpleNamespace,
+    scene: list[np.ndarray],
+    camera: tuple,
+    near: float,
+    far: float,
+    antialiased: bool,
+    splats: np.ndarray,
 ) -> tuple:
-    """The splats on one camera's screen, and each tile's list of them, nearest first: what `blend` walks over."""
-    # PyTorch's memory begins with a cache line, and so does each splat.
-    splats = torch.empty(len(scene[0]), kernels.COLUMNS).numpy()
+    """The `splats` on one camera's screen, and each tile's list of them, nearest first: what `blend` walks over."""
     kernels.project(*scene, *camera, near, far, antialiased, splats)
     tiles_x, tiles_y = kernels.tiles(*camera[-2:])
     first, starts, ids = kernels.bin_splats(splats, tiles_x, tiles_y)
     kernels.sort_tiles(starts, ids, splats.view(np.int32))
     return splats, first, starts, ids, tiles_x
+
+
+def _memory(kernels: SimpleNamespace, count: int) -> np.ndarray:
+    """For so many splats; PyTorch's begins with a cache line, and so does each splat."""
+    return torch.empty(count, kernels.COLUMNS).numpy()
 
 
 class _Rasterize(torch.autograd.Function):
@@ -101,10 +110,14 @@ class _Rasterize(torch.autograd.Function):
         (height, width), batch = ctx.size, w2c.shape[:2]
         color, depth, transmittance = (torch.empty(*batch, height, width, *c) for c in ((3,), (), ()))
         with _kernels() as kernels:
+            memory = _memory(kernels, means.shape[1])
             for b, v in np.ndindex(*batch):
                 scene = _scene(b, means, scales, quats, opacities, sh)
-                camera = _camera(w2c[b, v], centers[b, v], K[b, v], ctx.size)
-                splats, first, starts, ids, tiles_x = _sorted(kernels, scene, camera, near, far, ctx.antialiased)
+                if keep:
+                    memory = _memory(kernels, means.shape[1])
+                camera = _camera(w2c[b, v], K[b, v], ctx.size)
+                options = near, far, ctx.antialiased
+                splats, first, starts, ids, tiles_x = _sorted(kernels, scene, camera, *options, memory)
                 used = np.zeros(len(starts) - 1, np.int64)
                 picture = color[b, v].numpy(), depth[b, v].numpy(), transmittance[b, v].numpy()
                 kernels.blend(splats, starts, ids, tiles_x, *picture, used, 0.0)
@@ -127,7 +140,7 @@ class _Rasterize(torch.autograd.Function):
                 v_picture = _array(v_color[b, v]), _array(v_depth[b, v]), _array(-v_alpha[b, v])
                 kernels.blend_vjp(*image, *v_picture, v_splats)
                 scene, v_scene = _scene(b, means, scales, quats, opacities, sh), _scene(b, *gradients)
-                camera = _camera(w2c[b, v], centers[b, v], K[b, v], ctx.size)
+                camera = _camera(w2c[b, v], K[b, v], ctx.size)
                 v_camera = v_w2c[b, v].numpy(), v_centers[b, v].numpy()
                 kernels.project_vjp(*scene, *camera, ctx.antialiased, v_splats, first, *v_scene, *v_camera)
         return *gradients, v_w2c.to(w2c.dtype), v_centers.to(centers.dtype), None, None
@@ -141,10 +154,11 @@ def _scene(b: int, *fields: Tensor) -> list[np.ndarray]:
     return [_array(field[b]) for field in fields]
 
 
-def _camera(w2c: Tensor, center: Tensor, K: Tensor, size: tuple[int, int]) -> tuple:
-    K = K.double()
+def _camera(w2c: Tensor, K: Tensor, size: tuple[int, int]) -> tuple:
+    w2c, K = w2c.double(), K.double()
+    center = -torch.linalg.solve(w2c[:3, :3], w2c[:3, 3])
     focal_and_center = torch.stack([K[0, 0], K[1, 1], K[0, 2], K[1, 2]])
-    return _array(w2c.double()), _array(focal_and_center), _array(center.double()), size[1], size[0]
+    return _array(w2c), _array(focal_and_center), _array(center), size[1], size[0]
 
 
 @contextmanager
@@ -171,20 +185,21 @@ def _kernels():
 def _load() -> SimpleNamespace:
     """Import the kernels, which compiles them or loads them from the cache; says so on stderr when it takes long."""
     package = Path(__file__).parent
+    lanes = package.parent / "geometry" / "cpu" / "lanes.py"
     try:
-        with compiling("the CPU renderer", 20, [package / "sh.py", *sorted((package / "cpu").glob("*.py"))]):
-            from splat.cpu import binning, blending, projection
+        with compiling("the CPU renderer", 20, [lanes, package / "sh.py", *sorted((package / "cpu").glob("*.py"))]):
+            from splat.cpu import binning, blending, projection, projection_vjp
     except ModuleNotFoundError as error:
         if error.name != "numba":
             raise
         raise ImportError("rendering without CUDA needs numba: pip install numba") from error
     return SimpleNamespace(
         COLUMNS=projection.COLUMNS,
-        GRADIENTS=projection.GRADIENTS,
+        GRADIENTS=projection_vjp.GRADIENTS,
         SUMS=blending.SUMS,
         tiles=lambda width, height: (-(-width // binning.TILE_WIDTH), -(-height // binning.TILE_HEIGHT)),
         project=projection.project,
-        project_vjp=projection.project_vjp,
+        project_vjp=projection_vjp.project_vjp,
         bin_splats=binning.bin_splats,
         sort_tiles=binning.sort_tiles,
         add_by_splat=binning.add_by_splat,

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from geometry import consistency
-from geometry.consistency import consistent_depth, seen_by_neighbors
+from geometry.compiled import kernels
+from geometry.consistency import consistent_depth, reference_depth, seen_by_neighbors
 from geometry.cue import neighbors
 from geometry.normalize import rescale
 from geometry.sweep import homographies
@@ -55,7 +56,8 @@ def test_single_pixels_do_not_change(scene, monkeypatch):
     speck[0, 0, 8, 29] = 3.0  # one that hides from view 0 the wall which the middle view sees in its place
     assert (consistent_depth(speck, cameras, source)[0, 1] / WALL - 1).abs().max() < 1e-4
     monkeypatch.setattr(consistency, "MOST", 0.0)
-    assert consistent_depth(speck, cameras, source)[0, 1, 8, 22] == pytest.approx(THING, rel=1e-4)
+    found = reference_depth(speck[0], source, *homographies(cameras, source, (SIDE, SIDE)))
+    assert found[1, 8, 22] == pytest.approx(THING, rel=1e-4)
 
 
 def test_one_view_alone_convinces_nobody(scene):
@@ -107,6 +109,23 @@ def test_predicted_depth_is_so_but_gaussians_are_not(monkeypatch):
     assert torch.equal(both.gaussians.means, before.gaussians.means)
     monkeypatch.setattr("splat.predict.consistent_depth", None)
     assert torch.equal(predict(images, cameras, model, ("gaussians",)).gaussians.means, both.gaussians.means)
+
+
+def test_compiled_and_plain_agree(scene):
+    depth, cameras, source = scene
+    generator = torch.Generator().manual_seed(2)
+    # Noise that views bear out, and blocks that they do not.
+    noise = torch.exp(0.03 * torch.randn(depth.shape, generator=generator))
+    blocks = 1 - 0.4 * (torch.rand(1, VIEWS, SIDE // 7, SIDE // 7, generator=generator) > 0.8)
+    inputs = (
+        (depth * noise * blocks.repeat_interleave(7, 2).repeat_interleave(7, 3))[0],
+        source,
+        *homographies(cameras, source, (SIDE, SIDE)),
+    )
+    plain, compiled = reference_depth(*inputs), kernels("consistency").compiled_depth(*inputs)
+    assert ((plain / inputs[0]).log().abs() > 0.1).float().mean() > 0.02
+    # Rounding decides which pixel a point between two of them fills.
+    assert ((plain / compiled).log().abs() > 1e-5).float().mean() < 0.01
 
 
 @pytest.mark.cuda

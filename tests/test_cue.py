@@ -38,9 +38,9 @@ def test_sweep_finds_the_plane():
     features = torch.stack([texture[:, :, shift * i : shift * i + 40] for i in range(4)])
     index, _ = neighbors(cameras, 3)
     A, b = homographies(cameras, index[0], (24, 40))
-    start = torch.full((4, 24, 40), math.log(2.0))
-    matches = sweep(features, index[0], A, b, start, math.log(2.0) / 4, 9, 1)
-    best = matches.mean(1)[:, 0].argmax(1)
+    planes = math.log(2.0) * (1 + torch.arange(9) / 4)[None, :, None, None].expand(4, 9, 24, 40)
+    mean = sweep(features, index[0], A, b, planes, 1)[:, 0]
+    best = mean.argmax(1)
     assert (best[:, 2:-2, 8:-8] == 4).all()
 
 
@@ -53,11 +53,11 @@ def test_fused_sweep_agrees_with_the_reference():
     index, _ = neighbors(cameras, 2)
     source = neighbor_rows(index)
     A, b = homographies(cameras, source, (9, 11))
-    start = torch.randn(6, 9, 11, device="cuda") * 0.3
+    planes = torch.randn(6, 5, 9, 11, device="cuda") * 0.3
     results = []
     for function in (sweep, reference_sweep):
         x = features.clone().requires_grad_()
-        out = function(x, source, A, b, start, 0.2, 5, 4)
+        out = function(x, source, A, b, planes, 4)
         (out * torch.linspace(-1, 1, out.numel(), device="cuda").view_as(out)).sum().backward()
         results.append((out.detach(), x.grad))
     for ours, true in zip(*results, strict=True):
@@ -70,17 +70,17 @@ def test_compiled_sweep_agrees_with_the_reference():
     cameras = random_cameras(2, 3, (9, 11))
     index, _ = neighbors(cameras, 2)
     source = (index + 3 * torch.arange(2)[:, None, None]).flatten(0, 1)
-    start = torch.randn(6, 9, 11) * 0.3 - 0.5
-    start[0, 3] = math.nan
+    planes = torch.randn(6, 5, 9, 11) * 0.3 - 0.1
+    planes[0, :, 3] = math.nan
     K = torch.tensor([[6.0, 0, 5.5], [0, 6.0, 4.5], [0, 0, 1]]).expand_as(cameras.K)
     for pull in (0.3, 0.8):  # cameras that look anywhere, and such as look one way
         near = Cameras((1 - pull) * cameras.w2c + pull * torch.eye(4), K, cameras.size)
         A, b = homographies(near, source, (9, 11))
-        ours = sweep(features, source, A, b, start, 0.2, 5, 4)
-        true = reference_sweep(features, source, A, b, start, 0.2, 5, 4)
+        ours = sweep(features, source, A, b, planes, 4)
+        true = reference_sweep(features, source, A, b, planes, 4)
         torch.testing.assert_close(ours, true, atol=2e-4, rtol=1e-4)
         assert 0.1 < (true != 0).float().mean() < 0.9
-    assert sweep(features.requires_grad_(), source, A, b, start, 0.2, 5, 4).requires_grad
+    assert sweep(features.requires_grad_(), source, A, b, planes, 4).requires_grad
 
 
 def test_neighbors_are_nearest_and_never_oneself():

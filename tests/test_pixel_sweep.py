@@ -5,9 +5,9 @@ import torch
 import torch.nn.functional as F
 
 from geometry import network
+from geometry.compiled import kernels
 from geometry.cue import neighbors
 from geometry.pixel_sweep import LONGEST_STEP, pixel_sweep, reference_offsets
-from geometry.pixel_sweep_cpu import compiled_offsets
 from geometry.sweep import homographies
 from splat.model import GaussianModel
 from tests.test_cue import cameras_along_x
@@ -56,7 +56,7 @@ def test_compiled_and_plain_agree():
     images, depth = torch.rand(4, 3, 28, 42, generator=generator), 1 + 4 * torch.rand(4, 28, 42, generator=generator)
     source = neighbors(cameras, 3)[0][0]
     inputs = depth, images, source, *homographies(cameras, source, (28, 42)), 5
-    plain, compiled = reference_offsets(*inputs), compiled_offsets(*inputs)
+    plain, compiled = reference_offsets(*inputs), kernels("pixel_sweep").compiled_offsets(*inputs)
     assert plain.abs().max() < 2 * LONGEST_STEP + 1e-6 and plain.abs().mean() > 1e-3
     # Rounding decides whether a point at the edge of an image is inside.
     assert ((plain - compiled).abs() > 1e-4).float().mean() < 0.01

@@ -9,8 +9,8 @@ pixels: what a splat does not reach goes through the same steps and is masked.
 import numpy as np
 from numba import njit, prange
 
+from geometry.cpu.lanes import WIDTH, fill, load, ramp, some, store, total, where
 from splat.cpu.binning import TILE_HEIGHT, TILE_WIDTH, tile_rectangle
-from splat.cpu.lanes import WIDTH, fill, load, ramp, some, store, total, where
 from splat.cpu.projection import BLUR, COLUMNS, DEPTH, LIMIT, OPACITY, RED, X0, X1, Y0, Y1, A, B, C, X, Y
 
 MAX_ALPHA = np.float32(0.999)  # as in gsplat 1.5.3; no gradient flows where it clamps

@@ -1,19 +1,20 @@
-"""The sweep over pixels as one compiled loop for the CPU; threads as in `geometry.sweep_cpu`."""
+"""The sweep over pixels, as of `geometry.pixel_sweep.reference_offsets`, in loops over the pixels of a view."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 import torch
+from numba import njit
 from torch import Tensor
 
-from geometry.compiled import compiling
+from geometry.cpu import FAST, in_threads
 from geometry.pixel_sweep import BEST, CAUTION, LONGEST_STEP, SHARPNESS, UNSEEN
+
+_KERNEL = {"nogil": True, "cache": True, "error_model": "numpy", "fastmath": FAST}
+ZERO, HALF, ONE, THIRD = np.float32(0), np.float32(0.5), np.float32(1), np.float32(1 / 3)
+AHEAD, LEAST_MOTION = np.float32(1e-6), np.float32(1e-6)
 
 
 def compiled_offsets(depth: Tensor, images: Tensor, source: Tensor, A: Tensor, b: Tensor, planes: int) -> Tensor:
@@ -22,41 +23,22 @@ def compiled_offsets(depth: Tensor, images: Tensor, source: Tensor, A: Tensor, b
     # Four channels, so that a pixel is one aligned read.
     packed = torch.nn.functional.pad(images.permute(0, 2, 3, 1), (0, 1)).contiguous().numpy()
     depth, A, b, source = depth.contiguous().numpy(), A.contiguous().numpy(), b.contiguous().numpy(), source.tolist()
-    differences, choose = _kernels()
 
     def refine(row: int) -> None:
         step = np.empty(depth.shape[1:], np.float32)
         found = np.empty((len(source[row]), planes, *step.shape), np.float32)
-        differences(packed, row, np.array(source[row]), A[row], b[row], depth[row], step, found)
-        choose(found, step, offsets[row].numpy())
+        _differences(packed, row, np.array(source[row]), A[row], b[row], depth[row], step, found)
+        _choose(found, step, offsets[row].numpy())
 
-    with ThreadPoolExecutor(torch.get_num_threads()) as threads:
-        list(threads.map(refine, range(len(depth))))
+    in_threads(refine, range(len(depth)))
     return offsets
 
 
-@lru_cache(maxsize=1)
-def _kernels() -> tuple[Callable, Callable]:
-    try:
-        from numba import njit
-    except ImportError as error:
-        raise ImportError("a plane sweep without CUDA needs numba: pip install numba") from error
-    options = {"nogil": True, "cache": True, "error_model": "numpy", "fastmath": {"contract", "nsz", "arcp", "reassoc"}}
-    maps = "float32[:, ::1], float32[:, ::1]"
-    differences = (
-        "void(float32[:, :, :, ::1], int64, int64[::1], float32[:, :, ::1], float32[:, ::1], float32[:, ::1], "
-        "float32[:, ::1], float32[:, :, :, ::1])"
-    )
-    with compiling("the sweep over pixels", 3, [Path(__file__)]):
-        return njit(differences, **options)(_differences), njit(f"void(float32[:, :, :, ::1], {maps})", **options)(
-            _choose
-        )
-
-
-ZERO, HALF, ONE, THIRD = np.float32(0), np.float32(0.5), np.float32(1), np.float32(1 / 3)
-AHEAD, LEAST_MOTION = np.float32(1e-6), np.float32(1e-6)
-
-
+@njit(
+    "void(float32[:, :, :, ::1], int64, int64[::1], float32[:, :, ::1], float32[:, ::1], float32[:, ::1], "
+    "float32[:, ::1], float32[:, :, :, ::1])",
+    **_KERNEL,
+)
 def _differences(images, row, source, A, b, depth, step, out):
     """Fill `step` [H, W] and `out` [S, D, H, W], how images[row] differs from its neighbours `source` over planes.
 
@@ -116,6 +98,7 @@ def _differences(images, row, source, A, b, depth, step, out):
                 now[x] *= shrink[x]
 
 
+@njit("void(float32[:, :, :, ::1], float32[:, ::1], float32[:, ::1])", **_KERNEL)
 def _choose(differences, step, offsets):
     """Write `offsets` [H, W] for `differences` [S, D, H, W], which become means of 3x3 pixels, replicated outside."""
     count, planes, height, width = differences.shape

@@ -1,8 +1,8 @@
 """Eight float32 lanes as one numba value, so that the blending kernels are SIMD by construction.
 
-Inside a kernel: `load` and `store` move 8 neighbours of a flat float32 array, `+ - * / >= <= >` work lane by lane (a
-plain float32 is broadcast), comparisons give masks, `&` joins masks, `where` selects. LLVM splits the vectors where the
-machine's are narrower.
+Inside a kernel: `load` and `store` move 8 neighbours of a flat float32 array, `pick` and `store_rows` those that lie
+apart, `+ - * / >= <= >` and the functions named as in `math` work lane by lane (a plain number is broadcast),
+comparisons give masks, `&` joins masks, `where` selects. LLVM splits the vectors where the machine's are narrower.
 """
 
 import operator
@@ -43,29 +43,30 @@ class _MaskModel(models.PrimitiveModel):
         super().__init__(manager, fe_type, _MASK)
 
 
-def _broadcast(builder, value):
-    """`value` itself when it is a vector, else a vector with that float32 in each lane."""
-    if value.type == _VECTOR:
+def _broadcast(context, builder, kind, value):
+    """`value` itself when it is a vector, else a vector with that number, as a float32, in each lane."""
+    if kind == lanes:
         return value
+    value = context.cast(builder, value, kind, types.float32)
     first = builder.insert_element(ir.Constant(_VECTOR, ir.Undefined), value, ir.Constant(ir.IntType(32), 0))
     return builder.shuffle_vector(first, first, ir.Constant(ir.VectorType(ir.IntType(32), WIDTH), [0] * WIDTH))
 
 
 def _operator(symbol, result, emit):
-    """Teach numba `symbol` on lanes and lanes, or lanes and a float32; `emit(builder, a, b)` makes the instruction."""
+    """Teach numba `symbol` on lanes and lanes, or lanes and a number; `emit(builder, a, b)` makes the instruction."""
 
     @type_callable(symbol)
     def typer(context):
         def typing(a, b):
-            if lanes in (a, b) and all(t in (lanes, types.float32) for t in (a, b)):
+            if lanes in (a, b) and all(t == lanes or isinstance(t, types.Number) for t in (a, b)):
                 return result
 
         return typing
 
     def lower(context, builder, signature, arguments):
-        return emit(builder, *(_broadcast(builder, value) for value in arguments))
+        return emit(builder, *(_broadcast(context, builder, *each) for each in zip(signature.args, arguments)))
 
-    for pair in ((lanes, lanes), (lanes, types.float32), (types.float32, lanes)):
+    for pair in ((lanes, lanes), (lanes, types.Number), (types.Number, lanes)):
         lower_builtin(symbol, *pair)(lower)
 
 
@@ -121,11 +122,68 @@ def store(typing, array, index, value):
 
 
 @intrinsic
+def pick(typing, array, index, stride):
+    """The 8 values array[index], array[index + stride], ... of a flat array."""
+
+    def codegen(context, builder, signature, arguments):
+        array, index, stride = arguments
+        data = context.make_array(signature.args[0])(context, builder, array).data
+        value = ir.Constant(_VECTOR, ir.Undefined)
+        for k in range(WIDTH):
+            value = builder.insert_element(value, builder.load(builder.gep(data, [index])), ir.IntType(32)(k))
+            index = builder.add(index, stride)
+        return value
+
+    return lanes(array, types.intp, types.intp), codegen
+
+
+@intrinsic
+def store_rows(typing, array, index, stride, columns):
+    """Write lane k of 8 `columns` to the 8 places from array[index + k * stride] on."""
+
+    def codegen(context, builder, signature, arguments):
+        array, index, stride, columns = arguments
+        rows = [builder.extract_value(columns, k) for k in range(WIDTH)]
+        for _ in range(3):  # a transpose: three times, each first half is interleaved with the second
+            pairs = zip(rows[: WIDTH // 2], rows[WIDTH // 2 :])
+            rows = [_interleaved(builder, a, b, half) for a, b in pairs for half in (0, 1)]
+        for row in rows:
+            builder.store(row, _pointer(context, builder, signature.args[0], array, index), align=4)
+            index = builder.add(index, stride)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, types.intp, types.UniTuple(lanes, WIDTH)), codegen
+
+
+def _interleaved(builder, a, b, half):
+    """a0 b0 a1 b1 ... of the lower or upper half of the lanes."""
+    order = [WIDTH * (k % 2) + half * WIDTH // 2 + k // 2 for k in range(WIDTH)]
+    return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(ir.IntType(32), WIDTH), order))
+
+
+def _function(name):
+    """An LLVM function of one vector, lane by lane."""
+
+    def typer(typing, value):
+        def codegen(context, builder, signature, arguments):
+            kind = ir.FunctionType(_VECTOR, [_VECTOR])
+            return builder.call(cgutils.get_or_insert_function(builder.module, kind, f"llvm.{name}.v8f32"), arguments)
+
+        return lanes(lanes), codegen
+
+    return intrinsic(typer)
+
+
+sqrt, log, floor, ceil, fabs = (_function(name) for name in ("sqrt", "log", "floor", "ceil", "fabs"))
+
+
+@intrinsic
 def where(typing, condition, a, b):
     """a where the mask holds, else b."""
 
     def codegen(context, builder, signature, arguments):
-        return builder.select(arguments[0], *(_broadcast(builder, value) for value in arguments[1:]))
+        chosen = zip(signature.args[1:], arguments[1:])
+        return builder.select(arguments[0], *(_broadcast(context, builder, *each) for each in chosen))
 
     return lanes(condition, a, b), codegen
 
@@ -143,8 +201,12 @@ def some(typing, condition):
 
 @intrinsic
 def fill(typing, value):
-    """The float32 in each lane."""
-    return lanes(types.float32), lambda context, builder, signature, arguments: _broadcast(builder, arguments[0])
+    """The number in each lane."""
+
+    def codegen(context, builder, signature, arguments):
+        return _broadcast(context, builder, signature.args[0], arguments[0])
+
+    return lanes(value), codegen
 
 
 @intrinsic
