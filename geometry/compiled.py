@@ -31,7 +31,8 @@ def let_threads_sleep() -> None:
 @lru_cache
 def kernels(name: str) -> ModuleType:
     """The module `geometry.cpu.<name>`, compiled on first use. ImportError without numba."""
-    sources = [*sorted(Path(__file__).parent.glob("cpu/*.py")), Path(__file__)]
+    folder = Path(__file__).parent
+    sources = [*sorted(folder.glob("cpu/*.py")), folder / f"{name}.py"]  # its constants stand in its twin
     try:
         with compiling(f"the {name} of depths and images", 4, sources):
             return import_module(f"geometry.cpu.{name}")
