@@ -113,11 +113,9 @@ class _Rasterize(torch.autograd.Function):
             memory = _memory(kernels, means.shape[1])
             for b, v in np.ndindex(*batch):
                 scene = _scene(b, means, scales, quats, opacities, sh)
-                if keep:
-                    memory = _memory(kernels, means.shape[1])
-                camera = _camera(w2c[b, v], K[b, v], ctx.size)
-                options = near, far, ctx.antialiased
-                splats, first, starts, ids, tiles_x = _sorted(kernels, scene, camera, *options, memory)
+                camera, options = _camera(w2c[b, v], K[b, v], ctx.size), (near, far, ctx.antialiased)
+                place = _memory(kernels, means.shape[1]) if keep else memory
+                splats, first, starts, ids, tiles_x = _sorted(kernels, scene, camera, *options, place)
                 used = np.zeros(len(starts) - 1, np.int64)
                 picture = color[b, v].numpy(), depth[b, v].numpy(), transmittance[b, v].numpy()
                 kernels.blend(splats, starts, ids, tiles_x, *picture, used, 0.0)
@@ -185,9 +183,9 @@ def _kernels():
 def _load() -> SimpleNamespace:
     """Import the kernels, which compiles them or loads them from the cache; says so on stderr when it takes long."""
     package = Path(__file__).parent
-    lanes = package.parent / "geometry" / "cpu" / "lanes.py"
+    shared = [package.parent / "geometry" / "cpu" / name for name in ("__init__.py", "lanes.py")]
     try:
-        with compiling("the CPU renderer", 20, [lanes, package / "sh.py", *sorted((package / "cpu").glob("*.py"))]):
+        with compiling("the CPU renderer", 20, [*shared, package / "sh.py", *sorted((package / "cpu").glob("*.py"))]):
             from splat.cpu import binning, blending, projection, projection_vjp
     except ModuleNotFoundError as error:
         if error.name != "numba":

@@ -15,6 +15,8 @@ import torch
 
 Item = TypeVar("Item")
 FAST = {"contract", "nsz", "arcp", "reassoc"}  # what LLVM may do to sums: everything but forget NaN and infinity
+HELPER = {"error_model": "numpy", "fastmath": FAST}  # options of a function that a kernel calls
+KERNEL = {"nogil": True, "cache": True, **HELPER}
 
 
 def in_threads(task: Callable[[Item], None], items: Iterable[Item]) -> None:

@@ -10,10 +10,8 @@ from numba import njit
 from torch import Tensor
 
 from geometry.consistency import AGREE, MARGIN, MOST, NEARER
-from geometry.cpu import FAST, in_threads
+from geometry.cpu import HELPER, KERNEL, in_threads
 
-_HELPER = {"error_model": "numpy", "fastmath": FAST}
-_KERNEL = {"nogil": True, "cache": True, **_HELPER}
 _MAPS, _MAP = "float32[:, :, ::1]", "float32[:, ::1]"
 ZERO, HALF, ONE = np.float32(0), np.float32(0.5), np.float32(1)
 AHEAD, SHARPNESS, ENOUGH = np.float32(1e-6), np.float32(1 / AGREE**2), MOST - 1e-3
@@ -40,7 +38,7 @@ def compiled_depth(depth: Tensor, source: Tensor, A: Tensor, b: Tensor) -> Tenso
     return mean
 
 
-@njit(f"void({_MAP}, {_MAP}, float32[::1], {_MAP})", **_KERNEL)
+@njit(f"void({_MAP}, {_MAP}, float32[::1], {_MAP})", **KERNEL)
 def _seen_by_neighbor(depth, back, b, seen):
     """Fill `seen` [H, W] with what a neighbour of this `depth` [H, W] sees, in our view; infinite where nothing."""
     height, width = seen.shape
@@ -57,7 +55,7 @@ def _seen_by_neighbor(depth, back, b, seen):
                 seen[row, column] = min(seen[row, column], ahead)
 
 
-@njit(**_HELPER)
+@njit(**HELPER)
 def _ask(z, x, y, depth, others, A, b):
     """How far the neighbours bear out depth z in pixel (x, y): the sums of `geometry.consistency.ask_neighbors`."""
     height, width = depth.shape[1:]
@@ -78,7 +76,7 @@ def _ask(z, x, y, depth, others, A, b):
     return total, shift
 
 
-@njit(f"void({_MAPS}, int64, int64[::1], {_MAPS}, {_MAP}, {_MAPS}, boolean[:, ::1], {_MAP})", **_KERNEL)
+@njit(f"void({_MAPS}, int64, int64[::1], {_MAPS}, {_MAP}, {_MAPS}, boolean[:, ::1], {_MAP})", **KERNEL)
 def _choose(depth, own, others, A, b, seen, changed, chosen):
     """Write to `chosen` [H, W] what is borne out most: ours, or of `seen` [S, H, W] where most of 3x3 pixels change."""
     height, width = chosen.shape
@@ -105,7 +103,7 @@ def _choose(depth, own, others, A, b, seen, changed, chosen):
                     chosen[y, x] = depth[own, y, x]
 
 
-@njit(f"void({_MAPS}, int64, int64[::1], {_MAPS}, {_MAP}, {_MAP})", **_KERNEL)
+@njit(f"void({_MAPS}, int64, int64[::1], {_MAPS}, {_MAP}, {_MAP})", **KERNEL)
 def _mean(depth, own, others, A, b, mean):
     """Write to `mean` [H, W] the mean of our depth and of what those neighbours see that bear it out."""
     height, width = mean.shape

@@ -1,4 +1,4 @@
-"""Eight float32 lanes as one numba value, so that the blending kernels are SIMD by construction.
+"""Eight float32 lanes as one numba value, so that kernels are SIMD by construction.
 
 Inside a kernel: `load` and `store` move 8 neighbours of a flat float32 array, `pick` and `store_rows` those that lie
 apart, `+ - * / >= <= >` and the functions named as in `math` work lane by lane (a plain number is broadcast),

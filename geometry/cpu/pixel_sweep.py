@@ -9,10 +9,9 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from geometry.cpu import FAST, in_threads
+from geometry.cpu import KERNEL, in_threads
 from geometry.pixel_sweep import BEST, CAUTION, LONGEST_STEP, SHARPNESS, UNSEEN
 
-_KERNEL = {"nogil": True, "cache": True, "error_model": "numpy", "fastmath": FAST}
 ZERO, HALF, ONE, THIRD = np.float32(0), np.float32(0.5), np.float32(1), np.float32(1 / 3)
 AHEAD, LEAST_MOTION = np.float32(1e-6), np.float32(1e-6)
 
@@ -37,7 +36,7 @@ def compiled_offsets(depth: Tensor, images: Tensor, source: Tensor, A: Tensor, b
 @njit(
     "void(float32[:, :, :, ::1], int64, int64[::1], float32[:, :, ::1], float32[:, ::1], float32[:, ::1], "
     "float32[:, ::1], float32[:, :, :, ::1])",
-    **_KERNEL,
+    **KERNEL,
 )
 def _differences(images, row, source, A, b, depth, step, out):
     """Fill `step` [H, W] and `out` [S, D, H, W], how images[row] differs from its neighbours `source` over planes.
@@ -98,7 +97,7 @@ def _differences(images, row, source, A, b, depth, step, out):
                 now[x] *= shrink[x]
 
 
-@njit("void(float32[:, :, :, ::1], float32[:, ::1], float32[:, ::1])", **_KERNEL)
+@njit("void(float32[:, :, :, ::1], float32[:, ::1], float32[:, ::1])", **KERNEL)
 def _choose(differences, step, offsets):
     """Write `offsets` [H, W] for `differences` [S, D, H, W], which become means of 3x3 pixels, replicated outside."""
     count, planes, height, width = differences.shape

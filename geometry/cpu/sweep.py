@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from numba import njit
 from torch import Tensor
 
-from geometry.cpu import FAST, in_threads
+from geometry.cpu import KERNEL, in_threads
 from geometry.cpu.lanes import WIDTH, load, total
 
 RUN = 16  # cells that are written at once, plane by plane: one at a time, each would wait for its piece of memory
@@ -42,8 +42,8 @@ def compiled_sweep(features: Tensor, source: Tensor, A: Tensor, b: Tensor, log_d
 @njit(
     "void(float32[:, :, :, :, ::1], int64, int64[::1], float32[:, :, ::1], float32[:, ::1], float32[:, ::1], int64, "
     "int64, int64, float32[:, :, ::1])",
-    nogil=True, cache=True, error_model="numpy", fastmath=FAST,
-)  # fmt: skip
+    **KERNEL,
+)
 def _correlate(features, own, others, A, b, log_depth, w, first, last, out):
     """Write to `out` [D, h*w, 2G], at the cells from first to last, mean and best over the neighbours `others`.
 

@@ -9,7 +9,7 @@ as well.
 import numpy as np
 from numba import njit, prange
 
-from geometry.cpu import FAST
+from geometry.cpu import HELPER
 from geometry.cpu.lanes import WIDTH, ceil, fabs, fill, floor, log, pick, sqrt, store_rows, where
 from splat.sh import C0, C1, C2_XX, C2_XY, C2_ZZ, C3_XYZ, C3_Y, C3_YZZ, C3_ZXX, C3_ZZZ
 
@@ -28,7 +28,6 @@ BLOCKS = 64  # Gaussians are cut into so many parts, whatever the number of thre
 
 CAMERA = "float64[:, ::1], float64[::1], float64[::1], int64, int64"
 GAUSSIANS = "float32[:, ::1], float32[:, ::1], float32[:, ::1], float32[::1], float32[:, :, ::1]"
-HELPER = {"error_model": "numpy", "fastmath": FAST}
 KERNEL = {"parallel": True, "cache": True, **HELPER}
 
 
@@ -112,7 +111,7 @@ def _clamp(x, low, high):
 
 
 @njit(**HELPER)
-def _row32(values, i):
+def _three(values, i):
     return values[i], values[i + 1], values[i + 2]
 
 
@@ -124,13 +123,14 @@ def _project_eight(
 
     `camera` is the rotation of w2c (9), the centre and what its rounding took (3, 3), and fx, fy, cx, cy.
     """
-    W = _row32(camera, 0), _row32(camera, 3), _row32(camera, 6)
-    (c0, c1, c2), (r0, r1, r2) = _row32(camera, 9), _row32(camera, 12)
+    W = _three(camera, 0), _three(camera, 3), _three(camera, 6)
+    (c0, c1, c2), (r0, r1, r2) = _three(camera, 9), _three(camera, 12)
     fx, fy, cx, cy = camera[15], camera[16], camera[17], camera[18]
     width, height = np.float32(width), np.float32(height)
     # From the camera's centre on there is little to round off, wherever in the world it stands.
     d = pick(means, 3 * i, 3) - c0 - r0, pick(means, 3 * i + 1, 3) - c1 - r1, pick(means, 3 * i + 2, 3) - c2 - r2
-    z, nearness = dot(W[2], d), 1 / dot(W[2], d)
+    z = dot(W[2], d)
+    nearness = 1 / z
     slope_x, slope_y = dot(W[0], d) * nearness, dot(W[1], d) * nearness
     x, y = fx * slope_x + cx, fy * slope_y + cy
     margin_x, margin_y = FRUSTUM_MARGIN * width / fx, FRUSTUM_MARGIN * height / fy
@@ -138,12 +138,8 @@ def _project_eight(
     slope_y = _clamp(slope_y, -cy / fy - margin_y, (height - cy) / fy + margin_y)
     T0 = mix(fx * nearness, W[0], -fx * slope_x * nearness, W[2])
     T1 = mix(fy * nearness, W[1], -fy * slope_y * nearness, W[2])
-    qw, qx, qy, qz = (
-        pick(quats, 4 * i, 4),
-        pick(quats, 4 * i + 1, 4),
-        pick(quats, 4 * i + 2, 4),
-        pick(quats, 4 * i + 3, 4),
-    )
+    qw, qx = pick(quats, 4 * i, 4), pick(quats, 4 * i + 1, 4)
+    qy, qz = pick(quats, 4 * i + 2, 4), pick(quats, 4 * i + 3, 4)
     norm = 1 / sqrt(qw * qw + qx * qx + qy * qy + qz * qz)
     Q = rotation_columns((qw * norm, qx * norm, qy * norm, qz * norm))
     s0, s1, s2 = pick(scales, 3 * i, 3), pick(scales, 3 * i + 1, 3), pick(scales, 3 * i + 2, 3)

@@ -9,13 +9,13 @@ import math
 import numpy as np
 from numba import njit, prange
 
+from geometry.cpu import HELPER
 from splat.cpu.projection import (
     BLOCKS,
     BLUR,
     CAMERA,
     FRUSTUM_MARGIN,
     GAUSSIANS,
-    HELPER,
     KERNEL,
     band_1,
     band_2,
