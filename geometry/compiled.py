@@ -29,13 +29,15 @@ def let_threads_sleep() -> None:
 
 
 @lru_cache
-def kernels(name: str) -> ModuleType:
-    """The module `geometry.cpu.<name>`, compiled on first use. ImportError without numba."""
-    folder = Path(__file__).parent
-    sources = [*sorted(folder.glob("cpu/*.py")), folder / f"{name}.py"]  # its constants stand in its twin
+def kernels(name: str, room: str = "geometry") -> ModuleType:
+    """The module `<room>.cpu.<name>`, compiled on first use. ImportError without numba."""
+    here = Path(__file__).parent
+    there = here.parent / room
+    shared = sorted({*here.glob("cpu/*.py"), there / "cpu" / f"{name}.py"})
+    sources = [*shared, there / f"{name}.py"]  # its constants stand in its twin
     try:
-        with compiling(f"the {name} of depths and images", 4, sources):
-            return import_module(f"geometry.cpu.{name}")
+        with compiling(f"{room}.{name} for the CPU", 4, sources):
+            return import_module(f"{room}.cpu.{name}")
     except ModuleNotFoundError as error:
         if error.name != "numba":
             raise

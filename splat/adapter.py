@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from geometry.cameras import Cameras, invert_intrinsics
+from geometry.compiled import kernels
 from geometry.presets import GaussianHeadConfig
 from geometry.rotations import left_product_matrices, quats_from_matrices
 from geometry.tables import cached_table
@@ -28,6 +29,7 @@ from splat.sh import C0
 
 MAX_OFFSET = 4.0  # pixels that "exact" moves a Gaussian sideways, at most
 MAX_LOG_OFFSET = 0.4  # and in the logarithm of its depth
+SHORTEST = 1e-8  # quaternion that is brought to length 1; shorter ones are divided by this
 BAND_WEIGHT = (1.0, 0.025, 0.00625)  # raw harmonics of bands 0, 1, 2 are multiplied by these
 
 
@@ -58,37 +60,56 @@ def adapt(
         raise ValueError("config.rgb_residual adds the pixels' colours, so images must be given")
     # Autocast would round camera matrices and world coordinates.
     with torch.autocast(raw.device.type, enabled=False):
-        raw = raw.float().flatten(2, 3)
-        offset, scale, quat, sh, depth_offset = raw.split((2, 3, 4, 3 * config.sh_bases, 1), -1)
-        z = depth.float().flatten(2)[..., None]
-        if config.convention == "exact":
-            offset = MAX_OFFSET * torch.tanh(offset / MAX_OFFSET)
-            z = z * torch.exp(MAX_LOG_OFFSET * torch.tanh(depth_offset / MAX_LOG_OFFSET))
-        c2w, K_inverse = cameras.c2w.float(), invert_intrinsics(cameras.K.float())
-        rotation, centers = c2w[..., :3, :3], c2w[..., :3, 3]
+        inputs = raw, opacity, depth, cameras, config, images
+        # What is compiled takes eight pixels of a row at once, and the "exact" convention for granted.
+        if config.convention == "exact" and raw.device.type == "cpu" and width >= 8 and not _gradient_wanted(*inputs):
+            return kernels("adapter", "splat").compiled_gaussians(*inputs)
+        return reference_gaussians(*inputs, given)
 
-        directions = _directions(offset, (height, width), rotation @ K_inverse)
-        if config.convention == "upstream":
-            z = z + depth_offset
-            directions = F.normalize(directions, dim=-1)
-            if given is not None:
-                unit = pose_scale(centers, given.centers).clamp(1 / 3, 3)[:, None, None]
-                centers, z = centers * unit, z * unit[..., None]
 
-        # 0.1 (1 / fx + 1 / fy): a fifth of a pixel at unit depth.
-        footprint = 0.1 * (K_inverse[..., 0, 0] + K_inverse[..., 1, 1])[..., None, None]
-        scales = config.scale_min + (config.scale_max - config.scale_min) * torch.sigmoid(scale)
+def reference_gaussians(
+    raw: Tensor,
+    opacity: Tensor,
+    depth: Tensor,
+    cameras: Cameras,
+    config: GaussianHeadConfig,
+    images: Tensor | None = None,
+    given: Cameras | None = None,
+) -> Gaussians:
+    """`adapt` in plain PyTorch, of inputs that fit, outside autocast."""
+    raw = raw.float().flatten(2, 3)
+    offset, scale, quat, sh, depth_offset = raw.split((2, 3, 4, 3 * config.sh_bases, 1), -1)
+    z = depth.float().flatten(2)[..., None]
+    if config.convention == "exact":
+        offset = MAX_OFFSET * torch.tanh(offset / MAX_OFFSET)
+        z = z * torch.exp(MAX_LOG_OFFSET * torch.tanh(depth_offset / MAX_LOG_OFFSET))
+    c2w, K_inverse = cameras.c2w.float(), invert_intrinsics(cameras.K.float())
+    rotation, centers = c2w[..., :3, :3], c2w[..., :3, 3]
 
-        sh = (sh @ _harmonics_matrix(rotation, config.sh_degree)).unflatten(-1, (config.sh_bases, 3))
-        if config.rgb_residual:
-            sh[..., 0, :] += (images.float().flatten(3).transpose(2, 3) - 0.5) / C0
-        return Gaussians(
-            means=(centers[:, :, None] + directions * z).flatten(1, 2),
-            scales=(scales * z * footprint).flatten(1, 2),
-            quats=(F.normalize(quat, dim=-1, eps=1e-8) @ _quat_matrix(rotation, config.convention)).flatten(1, 2),
-            opacities=opacity.float().flatten(1),
-            sh=sh.flatten(1, 2),
-        )
+    directions = _directions(offset, cameras.size, rotation @ K_inverse)
+    if config.convention == "upstream":
+        z = z + depth_offset
+        directions = F.normalize(directions, dim=-1)
+        if given is not None:
+            unit = pose_scale(centers, given.centers).clamp(1 / 3, 3)[:, None, None]
+            centers, z = centers * unit, z * unit[..., None]
+
+    scales = config.scale_min + (config.scale_max - config.scale_min) * torch.sigmoid(scale)
+    sh = (sh @ _harmonics_matrix(rotation, config.sh_degree)).unflatten(-1, (config.sh_bases, 3))
+    if config.rgb_residual:
+        sh[..., 0, :] += (images.float().flatten(3).transpose(2, 3) - 0.5) / C0
+    return Gaussians(
+        means=(centers[:, :, None] + directions * z).flatten(1, 2),
+        scales=(scales * z * footprint(K_inverse)[..., None, None]).flatten(1, 2),
+        quats=(F.normalize(quat, dim=-1, eps=SHORTEST) @ quat_matrix(rotation, config.convention)).flatten(1, 2),
+        opacities=opacity.float().flatten(1),
+        sh=sh.flatten(1, 2),
+    )
+
+
+def _gradient_wanted(raw, opacity, depth, cameras, config, images) -> bool:
+    tensors = [raw, opacity, depth, cameras.w2c, cameras.K, *([images] if config.rgb_residual else [])]
+    return torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
 
 
 def pose_scale(source: Tensor, target: Tensor) -> Tensor:
@@ -131,7 +152,12 @@ def _directions(offset: Tensor, size: tuple[int, int], to_world: Tensor) -> Tens
     return pixels @ to_world[..., :2, :] + to_world[..., 2:, :]
 
 
-def _quat_matrix(rotation: Tensor, convention: str) -> Tensor:
+def footprint(K_inverse: Tensor) -> Tensor:
+    """The unit of scales [B, V] at unit depth: 0.1 (1 / fx + 1 / fy), a fifth of a pixel."""
+    return 0.1 * (K_inverse[..., 0, 0] + K_inverse[..., 1, 1])
+
+
+def quat_matrix(rotation: Tensor, convention: str) -> Tensor:
     """Matrices [B, V, 4, 4] that take a raw quaternion (a row) to a world quaternion wxyz (a row)."""
     product = left_product_matrices(quats_from_matrices(rotation))
     if convention == "exact":
@@ -141,12 +167,17 @@ def _quat_matrix(rotation: Tensor, convention: str) -> Tensor:
 
 def _harmonics_matrix(rotation: Tensor, degree: int) -> Tensor:
     """Matrices [B, V, 3K, 3K] that take raw harmonics (a row, colour-major) to weighted ones in the world, [K, 3]."""
+    colors = torch.eye(3, device=rotation.device)
+    return torch.einsum("...ij,cd->...cjid", weighted_turn(rotation, degree), colors).flatten(-2).flatten(-3, -2)
+
+
+def weighted_turn(rotation: Tensor, degree: int) -> Tensor:
+    """Matrices [B, V, K, K] that take the raw harmonics of a colour (a column) to weighted ones in the world."""
     bases = (degree + 1) ** 2
     turn = torch.zeros(*rotation.shape[:-2], bases, bases, device=rotation.device)
     for band, block in enumerate(sh_rotation(rotation, degree)):
         turn[..., band**2 : (band + 1) ** 2, band**2 : (band + 1) ** 2] = BAND_WEIGHT[band] * block
-    colors = torch.eye(3, device=rotation.device)
-    return torch.einsum("...ij,cd->...cjid", turn, colors).flatten(-2).flatten(-3, -2)
+    return turn
 
 
 def sh_rotation(rotation: Tensor, degree: int) -> list[Tensor]:

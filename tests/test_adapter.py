@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from geometry.cameras import Cameras, project, transform, unproject
+from geometry.compiled import kernels
 from geometry.presets import GaussianHeadConfig
 from geometry.rotations import matrices_from_quats
-from splat.adapter import MAX_LOG_OFFSET, MAX_OFFSET, adapt, pose_scale, sh_rotation
+from splat.adapter import MAX_LOG_OFFSET, MAX_OFFSET, adapt, pose_scale, reference_gaussians, sh_rotation
 from splat.gaussians import Gaussians
 from splat.sh import sh_basis
 from tests.tiny_networks import DATA, cameras_of, random_rotations
@@ -27,17 +28,17 @@ def lite():
     return np.load(DATA)
 
 
-def scene(views: int = 3, seed: int = 0):
+def scene(views: int = 3, seed: int = 0, size: tuple[int, int] = SIZE, channels: int = 37):
     """Raw values, opacities, depth and cameras of one batch of two."""
     generator = torch.Generator().manual_seed(seed)
-    raw = torch.randn(2, views, *SIZE, 37, generator=generator)
-    depth = torch.rand(2, views, *SIZE, generator=generator) * 3 + 4
-    opacity = torch.rand(2, views, *SIZE, generator=generator)
+    raw = torch.randn(2, views, *size, channels, generator=generator)
+    depth = torch.rand(2, views, *size, generator=generator) * 3 + 4
+    opacity = torch.rand(2, views, *size, generator=generator)
     w2c = torch.eye(4).repeat(2, views, 1, 1)
     w2c[..., :3, :3] = random_rotations(2, views, seed=seed).float()
     w2c[..., :3, 3] = torch.randn(2, views, 3, generator=generator)
     K = torch.tensor([[7.0, 0.3, 3.9], [0, 6.0, 3.2], [0, 0, 1]]).expand(2, views, 3, 3)
-    return raw, opacity, depth, Cameras(w2c, K, SIZE)
+    return raw, opacity, depth, Cameras(w2c, K, size)
 
 
 def covariances(gaussians: Gaussians) -> torch.Tensor:
@@ -231,3 +232,50 @@ def test_precision_does_not_follow_autocast():
         got = adapt(raw, opacity, depth, cameras, EXACT)
     assert all(getattr(got, f.name).equal(getattr(want, f.name)) for f in dataclasses.fields(Gaussians))
     assert math.isfinite(float(got.means.sum())) and got.sh.is_contiguous()
+
+
+def assert_like_plain(inputs, config, images):
+    """What is compiled gives, for these inputs of `adapt`, what plain PyTorch gives."""
+    plain = reference_gaussians(*inputs, config, images)
+    compiled = kernels("adapter", "splat").compiled_gaussians(*inputs, config, images)
+    for field in dataclasses.fields(Gaussians):
+        got, want = getattr(compiled, field.name), getattr(plain, field.name)
+        assert got.is_contiguous()
+        torch.testing.assert_close(got, want, rtol=2e-6, atol=4e-6, equal_nan=True, msg=lambda m, f=field: f.name + m)
+    # A scale may be far smaller than the tolerance above.
+    torch.testing.assert_close(compiled.scales, plain.scales, rtol=2e-6, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize("degree", [0, 1, 2])
+@pytest.mark.parametrize("size", [(5, 11), (9, 8), (1, 27)])
+def test_compiled_and_plain_agree(size, degree, residual):
+    config = dataclasses.replace(EXACT, sh_degree=degree, rgb_residual=residual, scale_min=0.0)
+    raw, *rest = scene(size=size, channels=config.channels + 1)
+    raw[..., 2:5] *= 20
+    images = torch.rand(2, 3, 3, *size)
+    assert_like_plain((raw[..., :-1], *rest), config, images)
+    channels_first = raw.movedim(-1, 2).contiguous().movedim(2, -1)
+    assert_like_plain((channels_first[..., :-1], *rest), config, images)
+
+
+def test_compiled_and_plain_agree_on_extremes():
+    raw, *rest = scene()
+    raw[:, 0, :2], raw[:, 0, 2:4], raw[:, 0, 4:] = 1e4, -1e4, 1e-4
+    raw[:, 1, :3, :, :9], raw[:, 1, 3:, :, 5:9] = 0, 1e-10  # quaternions of no length, and of too little
+    raw[:, 2, 1, 3, 0], raw[:, 2, 2, 4, 2], raw[:, 2, 3, 5, 36] = math.nan, math.nan, math.nan
+    assert_like_plain((raw, *rest), dataclasses.replace(EXACT, scale_min=1e-3), None)
+
+
+def test_gradients_are_there_where_they_are_wanted():
+    raw, opacity, depth, cameras = scene()
+    depth.requires_grad_()
+    assert adapt(raw, opacity, depth, cameras, EXACT).means.requires_grad
+    with torch.no_grad():
+        assert not adapt(raw, opacity, depth, cameras, EXACT).means.requires_grad
+
+
+def test_images_narrower_than_eight_pixels():
+    raw, opacity, depth, cameras = scene(size=(6, 5))
+    gaussians = adapt(raw, opacity, depth, cameras, EXACT)
+    assert gaussians.means.equal(reference_gaussians(raw, opacity, depth, cameras, EXACT).means)

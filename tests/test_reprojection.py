@@ -1,7 +1,9 @@
 import torch
 
 from geometry.cameras import Cameras, transform
-from geometry.reprojection import CHANNELS, reproject
+from geometry.compiled import kernels
+from geometry.reprojection import CHANNELS, reference_lookup, reproject
+from geometry.sweep import homographies
 from splat.gs_head import ViewAgreement
 from tests.test_cue import cameras_along_x
 
@@ -61,3 +63,29 @@ def test_neighbours_are_heard_in_any_order_and_at_first_not_at_all():
     torch.testing.assert_close(agreement(said), agreement(said[:, [2, 0, 1]]), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(agreement(said), agreement(torch.cat([said, said], 1)), atol=1e-5, rtol=1e-5)
     assert not torch.allclose(agreement(said), agreement(0 * said))
+
+
+def test_compiled_and_plain_agree():
+    _, depth, cameras, index = wall()
+    generator = torch.Generator().manual_seed(3)
+    smooth = torch.nn.functional.interpolate(torch.randn(3, 4, 5, 6, generator=generator), SIZE, mode="bilinear")
+    images, depth = smooth[:, :3].sigmoid(), depth[0] * torch.exp(0.2 * smooth[:, 3])
+    turned = cameras.w2c.clone()
+    turned[0, 0, :3, :3] = torch.linalg.matrix_exp(0.1 * torch.tensor([[0.0, 1, 2], [-1, 0, 1], [-2, -1, 0]]))
+    turned[0, 2, [0, 2]] *= -1  # looks the other way
+    inputs = images, depth, index[0], *homographies(Cameras(turned, cameras.K, SIZE), index[0], SIZE)
+    plain, compiled = reference_lookup(*inputs), kernels("reprojection").compiled_lookup(*inputs)
+    assert plain.shape == compiled.shape == (3, 2, CHANNELS, *SIZE)
+    assert 0.1 < plain[:, :, 0].mean() < 0.8 and plain[:, :, 1].abs().mean() > 0.05
+    assert not plain[0, 1].any() and not plain[2].any()
+    torch.testing.assert_close(compiled, plain, rtol=1e-5, atol=2e-5)
+
+
+def test_compiled_is_finite_where_depths_are_worlds_apart():
+    images, _, cameras, index = wall()
+    depth = torch.tensor([1e-7, 1.0, 1e7])[:, None, None].expand(3, *SIZE)
+    cameras = Cameras(torch.eye(4).expand(1, 3, 4, 4), cameras.K, SIZE)
+    inputs = images[0], depth, index[0], *homographies(cameras, index[0], SIZE)
+    plain, compiled = reference_lookup(*inputs), kernels("reprojection").compiled_lookup(*inputs)
+    assert plain[:, :, 0].all() and bool((plain[:, :, 1].abs() == 1).all())
+    torch.testing.assert_close(compiled, plain, rtol=1e-5, atol=2e-5)

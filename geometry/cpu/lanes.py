@@ -8,11 +8,18 @@ comparisons give masks, `&` joins masks, `where` selects. LLVM splits the vector
 import operator
 
 from llvmlite import ir
-from numba import types
+from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic, lower_builtin, models, register_model, type_callable
 
+from geometry.cpu import HELPER
+
 WIDTH = 8
+LOG2_E = 1.4426950408889634
+# log(2) in two parts, the first of so few digits that whole multiples of it are exact.
+LOG_2, LOG_2_REST = 0.693359375, -2.12194440e-4
+# exp(r) = 1 + r (1 + r (E2 + r (E3 + ...))) for r within log(2) / 2 of 0, to 1e-8: interpolated at Chebyshev nodes
+E2, E3, E4, E5, E6 = 0.5, 0.16666576, 0.041666552, 0.0083632329, 0.001392625
 _FLOAT = ir.FloatType()
 _VECTOR = ir.VectorType(_FLOAT, WIDTH)
 _MASK = ir.VectorType(ir.IntType(1), WIDTH)
@@ -143,16 +150,62 @@ def store_rows(typing, array, index, stride, columns):
 
     def codegen(context, builder, signature, arguments):
         array, index, stride, columns = arguments
-        rows = [builder.extract_value(columns, k) for k in range(WIDTH)]
-        for _ in range(3):  # a transpose: three times, each first half is interleaved with the second
-            pairs = zip(rows[: WIDTH // 2], rows[WIDTH // 2 :])
-            rows = [_interleaved(builder, a, b, half) for a, b in pairs for half in (0, 1)]
-        for row in rows:
-            builder.store(row, _pointer(context, builder, signature.args[0], array, index), align=4)
-            index = builder.add(index, stride)
+        rows = _transposed(builder, [builder.extract_value(columns, k) for k in range(WIDTH)])
+        _store_apart(context, builder, signature.args[0], array, index, stride, rows)
         return context.get_dummy_value()
 
     return types.void(array, types.intp, types.intp, types.UniTuple(lanes, WIDTH)), codegen
+
+
+@intrinsic
+def transpose(typing, array, index, stride, out, to, step):
+    """Make columns of 8 rows of 8: value k of the one at array[index + i * stride] goes to out[to + k * step + i]."""
+
+    def codegen(context, builder, signature, arguments):
+        array, index, stride, out, to, step = arguments
+        rows = []
+        for _ in range(WIDTH):
+            rows.append(builder.load(_pointer(context, builder, signature.args[0], array, index), align=4))
+            index = builder.add(index, stride)
+        _store_apart(context, builder, signature.args[3], out, to, step, _transposed(builder, rows))
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, types.intp, out, types.intp, types.intp), codegen
+
+
+@intrinsic
+def store_mixed(typing, array, index, columns):
+    """Write lane 0 of each of n `columns` to array[index] and on, then lane 1 of each, ... : 8 n values."""
+
+    def codegen(context, builder, signature, arguments):
+        array, index, columns = arguments
+        count = len(signature.args[2])
+        columns = [builder.extract_value(columns, k) for k in range(count)]
+        for row in range(count):
+            value = ir.Constant(_VECTOR, ir.Undefined)
+            for k, column in enumerate(columns):
+                places = [divmod(WIDTH * row + lane, count) for lane in range(WIDTH)]
+                order = [WIDTH + place if which == k else lane for lane, (place, which) in enumerate(places)]
+                value = builder.shuffle_vector(value, column, ir.Constant(ir.VectorType(ir.IntType(32), WIDTH), order))
+            builder.store(value, _pointer(context, builder, signature.args[0], array, index), align=4)
+            index = builder.add(index, context.get_constant(types.intp, WIDTH))
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, columns), codegen
+
+
+def _transposed(builder, rows):
+    for _ in range(3):  # three times, each row of the first half is interleaved with one of the second
+        pairs = zip(rows[: WIDTH // 2], rows[WIDTH // 2 :])
+        rows = [_interleaved(builder, a, b, half) for a, b in pairs for half in (0, 1)]
+    return rows
+
+
+def _store_apart(context, builder, array_type, array, index, stride, rows):
+    """Write the `rows` to array[index], array[index + stride], ... on."""
+    for row in rows:
+        builder.store(row, _pointer(context, builder, array_type, array, index), align=4)
+        index = builder.add(index, stride)
 
 
 def _interleaved(builder, a, b, half):
@@ -175,6 +228,28 @@ def _function(name):
 
 
 sqrt, log, floor, ceil, fabs = (_function(name) for name in ("sqrt", "log", "floor", "ceil", "fabs"))
+
+
+@njit(**HELPER)
+def exp(x):
+    """To 1e-7 of its value; x beyond -87 and 88 counts as these, so that nothing is infinite, and NaN remains."""
+    x = where(x >= 88, 88, where(x <= -87, -87, x))
+    power = floor(LOG2_E * x + 0.5)
+    r = (x - LOG_2 * power) - LOG_2_REST * power
+    return (1 + r * (1 + r * (E2 + r * (E3 + r * (E4 + r * (E5 + r * E6)))))) * _power_of_two(power)
+
+
+@intrinsic
+def _power_of_two(typing, power):
+    """2 to whole numbers from -126 to 127; anything at all elsewhere."""
+
+    def codegen(context, builder, signature, arguments):
+        kind = ir.VectorType(ir.IntType(32), WIDTH)
+        bias, shift = (ir.Constant(kind, [number] * WIDTH) for number in (127, 23))
+        exponent = builder.add(builder.fptosi(arguments[0], kind), bias)
+        return builder.bitcast(builder.shl(exponent, shift), _VECTOR)
+
+    return lanes(lanes), codegen
 
 
 @intrinsic
