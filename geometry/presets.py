@@ -90,6 +90,7 @@ class GaussianHeadConfig:
     token_norm: bool = False  # LayerNorm on the patch features, as the depth head has it; the published head does not
     reprojection: int = 0  # neighbours in which each pixel is looked up, to see whether they agree (`nano`), or none
     looks: int = 0  # at its own pictures of the inputs, after each of which Gaussians are corrected (`nano`)
+    backdrop: int = 0  # splats on a sphere behind all others, see splat.backdrop (`nano`), or none
 
     def __post_init__(self):
         check_pyramid("gs", self.features, self.out_channels)
@@ -97,6 +98,7 @@ class GaussianHeadConfig:
             raise ValueError(f"gs.sh_degree must be 0, 1 or 2, got {self.sh_degree}")
         check_range("gs.reprojection", self.reprojection, 0, 64)
         check_range("gs.looks", self.looks, 0, 16)
+        check_range("gs.backdrop", self.backdrop, 0, 65536)
 
     @property
     def sh_bases(self) -> int:
@@ -212,6 +214,7 @@ ANY_VIEW: dict[str, NetworkConfig] = {
             token_norm=True,
             reprojection=3,
             looks=2,
+            backdrop=2562,
         ),
         cue=CueConfig(),
         cameras_given="given",

@@ -54,6 +54,12 @@ class Gaussians:
         return Gaussians(*(getattr(self, f.name)[(*lead, index)] for f in fields(self)))
 
 
+def join(*parts: Gaussians) -> Gaussians:
+    """All Gaussians of `parts` [..., N_i] as one [..., sum of N_i]; batch axes and bands must be equal."""
+    axis = parts[0].means.ndim - 2
+    return Gaussians(*(torch.cat([getattr(part, f.name) for part in parts], axis) for f in fields(Gaussians)))
+
+
 def transform(gaussians: Gaussians, rotation: Tensor, translation: Tensor, scale: Tensor | float = 1.0) -> Gaussians:
     """Gaussians after the world is moved by the similarity x -> scale * rotation @ x + translation.
 

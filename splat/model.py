@@ -26,8 +26,9 @@ from geometry.presets import ModelConfig, MonocularConfig, NestedConfig, Network
 from geometry.reprojection import reproject
 from splat import checkpoint
 from splat.adapter import adapt
+from splat.backdrop import backdrop
 from splat.correction import look_back
-from splat.gaussians import Gaussians
+from splat.gaussians import Gaussians, join
 from splat.gs_head import GaussianHead
 
 Kind = TypeVar("Kind", bound="Pretrained")
@@ -100,8 +101,19 @@ class GaussianModel(Pretrained, GeometryNetwork):
         return super().forward(images, cameras, **options)
 
     def gaussians(self, features: Features, geometry: Geometry) -> Gaussians:
-        """Gaussians [B, V*H*W] of what `encode` and `decode` gave. ValueError if the network has no Gaussian head."""
-        return self.stages(features, geometry)[-1]
+        """Gaussians [B, V*H*W] of what `encode` and `decode` gave, then those of its backdrop, where it has one.
+
+        ValueError if the network has no Gaussian head.
+        """
+        made, behind = self.stages(features, geometry)[-1], self.backdrop(features, geometry)
+        return made if behind is None else join(made, behind)
+
+    def backdrop(self, features: Features, geometry: Geometry) -> Gaussians | None:
+        """The Gaussians [B, config.gs.backdrop] of `splat.backdrop`, or None."""
+        gs = self.config.gs
+        if not gs.backdrop:
+            return None
+        return backdrop(features.images, geometry.depth, geometry.cameras, gs.backdrop, gs.sh_bases)
 
     def stages(self, features: Features, geometry: Geometry) -> list[Gaussians]:
         """What the Gaussian head makes, then what each look at its pictures makes of that; raises as `gaussians`."""

@@ -52,14 +52,15 @@ def reconstruct(
     reference_view: str = "saddle_balanced",
     mode: Precision | None = None,
     refine: int = 0,
+    backdrop: bool = True,
 ) -> Reconstruction:
     """Reconstruct a scene (or what `open_scene` opens) with a network by name, folder, file or hub id.
 
     `views` is how many to use, spread over the scene (default: all, at most 12), or which, as indices. `size` is the
     long side in pixels that the network sees; photos are cut to the aspect that most have, or brought to size by a
     published `size_rule` (`geometry.preprocess`). `device` is "auto" (the GPU, if there is one), "cpu", "cuda" or
-    "cuda:1". `reference_view` and `mode` are for `splat.predict.predict`. `refine` is how many steps on the photos
-    follow (`splat.refine`). Progress and notes go to `report`, a line each.
+    "cuda:1". `reference_view`, `mode` and `backdrop` are for `splat.predict.predict`. `refine` is how many steps on
+    the photos follow (`splat.refine`). Progress and notes go to `report`, a line each.
 
     `cameras_from` says how a scene without poses gets them; "decoder", "rays" and "matches" are those of `predict`.
     "auto" is the decoder for networks that predict cameras well, and for one with a matching cue, nano, structure from
@@ -118,6 +119,7 @@ def reconstruct(
         cameras_from=cameras_from,
         reference_view=reference_view,
         mode=mode,
+        backdrop=backdrop,
     )
     for note in result.notes:
         report(note)
@@ -165,7 +167,8 @@ def _refined(result: Reconstruction, steps: int) -> tuple[Reconstruction, str]:
             pictures = render(gaussians, result.cameras).color.movedim(-1, -3)
         return float(np.mean([psnr(a, b) for a, b in zip(pictures, result.images)]))
 
-    better = refine_gaussians(result.gaussians, result.images, result.cameras, steps, progress=sys.stderr.isatty())
+    options = {"fixed": result.backdrop, "progress": sys.stderr.isatty()}
+    better = refine_gaussians(result.gaussians, result.images, result.cameras, steps, **options)
     note = f"refined by {steps} steps: its pictures of the inputs had {score(result.gaussians):.2f} dB,"
     return replace(result, gaussians=better), f"{note} now {score(better):.2f}"
 

@@ -50,12 +50,14 @@ class Prediction:
     confidence: Tensor | None = None  # [V, H, W] above 1; None from a monocular network
     sky: Tensor | None = None  # [V, H, W] about 1 in the sky; from nested and monocular networks
     gaussians: Gaussians | None = None  # [N]
+    backdrop: int = 0  # how many of these, the last ones, are of the sphere behind all others
     features: dict[int, Tensor] = field(default_factory=dict)  # patch tokens [V, ph, pw, E] by block
     metres: float | None = None  # length of the unit, where the network knows it
     notes: tuple[str, ...] = ()  # what the user should know
 
     def to(self, device: torch.device | str) -> Prediction:
-        moved = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("features", "metres", "notes")}
+        kept = ("features", "backdrop", "metres", "notes")
+        moved = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in kept}
         moved = {name: None if value is None else value.to(device) for name, value in moved.items()}
         return replace(self, features={i: x.to(device) for i, x in self.features.items()}, **moved)
 
@@ -68,6 +70,7 @@ def predict(
     *,
     K: Tensor | None = None,
     photos: Tensor | None = None,
+    backdrop: bool = True,
     frame: Literal["given", "network"] = "given",
     cameras_from: CamerasFrom = "decoder",
     reference_view: str = "saddle_balanced",
@@ -77,9 +80,10 @@ def predict(
     """Run `model` on images [V, 3, H, W] in [0, 1], H and W multiples of 14; nothing is computed that is not asked for.
 
     `cameras` [V] are known cameras, or None to have them predicted. Intrinsics `K` [V, 3, 3] without poses are used as
-    they are: as a known camera for one view, in place of the predicted ones for more. `frame` "network" leaves all in
-    the network's own world and unit, cameras as it sees them. `cameras_from` "rays" takes predicted cameras from the
-    ray maps, with their principal points, in place of the camera decoder's; "matches" brings the decoder's to where
+    they are: as a known camera for one view, in place of the predicted ones for more. A network that has a `backdrop`
+    (`nano`; `splat.backdrop`) gives its Gaussians after all others, unless it is not wanted. `frame` "network" leaves
+    all in the network's own world and unit, cameras as it sees them. `cameras_from` "rays" takes predicted cameras from
+    the ray maps, with their principal points, in place of the camera decoder's; "matches" brings the decoder's to where
     SIFT matches between the images meet (`geometry.match_cameras`) and runs the network once more, with these for
     given; a note says how many views that placed. `photos` [V, 3, kH, kW] are the same images larger, to be matched in
     their place: they show more keypoints, and where they are more exactly. `reference_view` is the published rule by
@@ -98,7 +102,8 @@ def predict(
     images = images.to(device, torch.float32)
     size = tuple(images.shape[-2:])
     if cameras_from == "matches":
-        options = {"frame": frame, "reference_view": reference_view, "export_layers": export_layers, "mode": mode}
+        options = {"backdrop": backdrop, "frame": frame, "mode": mode}
+        options |= {"reference_view": reference_view, "export_layers": export_layers}
         if cameras is None and len(images) > 1:
             return _with_matched_cameras(images, photos, K, model, outputs, options)
         return predict(images, cameras, model, outputs, K=K, **options)
@@ -112,7 +117,7 @@ def predict(
                 return _monocular(images, cameras, K, model, outputs, export_layers)
             world = _World(cameras, model.da3.config if isinstance(model, NestedModel) else model.config, device)
             options = {"reference_view": reference_view, "export_layers": export_layers}
-            return _any_view(images, world, K, model, outputs, frame, cameras_from, options)
+            return _any_view(images, world, K, model, outputs, backdrop, frame, cameras_from, options)
     except RuntimeError as error:
         if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
             raise
@@ -187,7 +192,7 @@ class _World:
         return pose_scale(seen.centers, self.normalized.centers)[0].clamp(1 / 3, 3)
 
 
-def _any_view(images, world: _World, K, model, outputs, frame, cameras_from, options) -> Prediction:
+def _any_view(images, world: _World, K, model, outputs, backdrop, frame, cameras_from, options) -> Prediction:
     nested, network = isinstance(model, NestedModel), world.config
     anyview: GaussianModel = model.da3 if nested else model
     features = anyview.encode(images[None], world.normalized, **options)
@@ -204,9 +209,12 @@ def _any_view(images, world: _World, K, model, outputs, frame, cameras_from, opt
         geometry = replace(geometry, cameras=seen)
     if K is not None and world.cameras is None:
         geometry = replace(geometry, cameras=Cameras(geometry.cameras.w2c, K[None], features.size))
-    wanted, gaussians, factor = "gaussians" in outputs, None, 1.0
+    wanted, gaussians, behind, factor = "gaussians" in outputs, None, 0, 1.0
     if wanted and network.gs is not None:
         gaussians, factor = anyview.gaussians(features, geometry), world.adapted(geometry.cameras)
+        behind = network.gs.backdrop
+        if behind and not backdrop:
+            gaussians, behind = gaussians.select(slice(0, -behind)), 0
     notes, metres = [], None
     if nested:
         geometry, gaussians = model.to_metres(images[None], geometry, gaussians)
@@ -235,6 +243,7 @@ def _any_view(images, world: _World, K, model, outputs, frame, cameras_from, opt
         confidence=geometry.confidence[0] if "depth" in outputs else None,
         sky=None if geometry.sky is None else geometry.sky[0],
         gaussians=gaussians,
+        backdrop=behind,
         features=layers,
         metres=None if metres is None else metres / float(home.scale),
         notes=tuple(notes),

@@ -20,7 +20,8 @@ class Reconstruction:
     All in one world: that of the given cameras, else the first view's, in metres or the network's unit of length.
     `images` [V, 3, H, W] are the inputs in [0, 1], `names` theirs; `weights` names the network and its licence; `notes`
     are what the user should know. Networks that see sky give `sky` [V, H, W], about 1 there; those that see each image
-    alone give no `confidence`. `metres` is the length of the unit where it is known. Tensors are where the network ran.
+    alone give no `confidence`. `metres` is the length of the unit where it is known. `backdrop` of the Gaussians, the
+    last ones, are of the sphere behind all others (`splat.backdrop`). Tensors are where the network ran.
     """
 
     gaussians: Gaussians
@@ -33,6 +34,7 @@ class Reconstruction:
     notes: tuple[str, ...] = ()
     sky: Tensor | None = None
     metres: float | None = None
+    backdrop: int = 0
 
     def to(self, device: torch.device | str) -> Reconstruction:
         tensors = ("gaussians", "cameras", "depth", "confidence", "images", "sky")
@@ -65,4 +67,5 @@ def reconstruct(
         notes=seen.notes,
         sky=seen.sky,
         metres=seen.metres,
+        backdrop=seen.backdrop,
     )

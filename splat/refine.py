@@ -15,7 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from geometry.cameras import Cameras
-from splat.gaussians import Gaussians
+from splat.gaussians import Gaussians, join
 from splat.render import render
 from splat.similarity import splatting_loss
 
@@ -27,18 +27,23 @@ DISSIMILAR = 0.4  # what 1 - SSIM counts in the loss, twice as much as in 3D Gau
 VIEWS = 8  # drawn in one step
 
 
-def refine(gaussians: Gaussians, images: Tensor, cameras: Cameras, steps: int, progress: bool = False) -> Gaussians:
+def refine(
+    gaussians: Gaussians, images: Tensor, cameras: Cameras, steps: int, *, fixed: int = 0, progress: bool = False
+) -> Gaussians:
     """Gaussians [N] after `steps` of Adam on their pictures of `images` [V, 3, H, W] in [0, 1] from `cameras` [V].
 
-    The loss is `splat.similarity.splatting_loss` with more of SSIM. All values move, none are added or taken away; all
-    tensors must be on one device. With more than 8 views a step draws 8 of them in a fixed random order, so the CPU
-    repeats exactly. ValueError for images below 11 px a side.
+    The loss is `splat.similarity.splatting_loss` with more of SSIM. All values move, none are added or taken away, but
+    the last `fixed` Gaussians stay as they are: a backdrop, of which the photos show next to nothing, would drift by
+    noise. All tensors must be on one device. With more than 8 views a step draws 8 of them in a fixed random order, so
+    the CPU repeats exactly. ValueError for images below 11 px a side.
     """
     if min(images.shape[-2:]) < 11:
         raise ValueError(f"pictures of {images.shape[-2]}x{images.shape[-1]} are too small to refine on: 11 px or more")
     with torch.inference_mode(False), torch.enable_grad():
         # What was made in inference mode takes no part in gradients, its copies do.
         start = Gaussians(**{name: tensor.detach().float().clone() for name, tensor in vars(gaussians).items()})
+        moving = start.count - fixed
+        start, still = start.select(slice(0, moving)), start.select(slice(moving, None))
         images, cameras = images.float().clone(), Cameras(cameras.w2c.clone(), cameras.K.clone(), cameras.size)
         unit = start.scales.mean(-1, keepdim=True)
         moved = {
@@ -53,13 +58,14 @@ def refine(gaussians: Gaussians, images: Tensor, cameras: Cameras, steps: int, p
         falling = torch.optim.lr_scheduler.LinearLR(adam, 1.0, 0.0, steps)
 
         def values() -> Gaussians:
-            return Gaussians(
+            now = Gaussians(
                 means=start.means + unit * moved["means"],
                 scales=moved["scales"].exp(),
                 quats=F.normalize(moved["quats"], dim=-1),
                 opacities=moved["opacities"].sigmoid(),
                 sh=moved["sh"],
             )
+            return join(now, still)
 
         generator, order = torch.Generator().manual_seed(0), []
         for _ in tqdm(range(steps), desc="refining", unit="step", disable=not progress, file=sys.stderr):

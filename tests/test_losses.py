@@ -314,3 +314,41 @@ def test_regularisers_count_opacity_and_angle():
     larger = Cameras(c.w2c.clone(), c.K, c.size)
     larger.w2c[..., :3, 3] *= 7
     torch.testing.assert_close(losses.scale_loss(gaussians(7.0), larger)[0], torch.tensor(0.01))
+
+
+def walls(*depths: float, opacity: float = 0.9) -> Gaussians:
+    """Walls of splats across what `cameras()` see, as far away as `depths`."""
+    y, x = torch.meshgrid(torch.linspace(-2, 2, 41), torch.linspace(-4, 4, 81), indexing="ij")
+    means = torch.cat([torch.stack([x, y, torch.full_like(x, d)], -1).reshape(1, -1, 3) for d in depths], 1)
+    n = means.shape[1]
+    quats = torch.tensor([1.0, 0, 0, 0]).expand(1, n, 4)
+    return Gaussians(means, torch.full((1, n, 3), 0.1), quats, torch.full((1, n), opacity), torch.zeros(1, n, 1, 3))
+
+
+def test_spread_counts_splats_away_from_the_surface():
+    c = cameras()
+    near, far = (torch.full((1, 2, 14, 28), d) for d in (2.0, 3.0))
+
+    def spread(gaussians, depth=None):
+        return losses.spread_loss(gaussians, c, depth, 0.1)[0]
+
+    one, two = walls(3.0), walls(2.0, 3.0, opacity=0.2)
+    assert spread(one) < 1e-3 and spread(one, far) < 1e-3
+    # All of the weight at one wrong depth: nothing to be seen without the right one.
+    torch.testing.assert_close(spread(one, near), torch.tensor(1 - math.cos(3 * math.log(1.5))), atol=2e-3, rtol=0)
+    assert spread(two) > 0.05
+    # The surface is known in the left half only.
+    half = far.clone()
+    half[..., 14:] = 0
+    torch.testing.assert_close(spread(one, half), spread(one, far), atol=1e-3, rtol=0)
+    assert spread(two, near) != spread(two, half)
+
+
+def test_spread_fades_what_floats_before_the_surface_and_moves_it_back():
+    c, floating = cameras(), walls(2.5, 3.0, opacity=0.3)
+    means, opacities = floating.means.clone().requires_grad_(), floating.opacities.clone().requires_grad_()
+    made = replace(floating, means=means, opacities=opacities)
+    losses.spread_loss(made, c, torch.full((1, 2, 14, 28), 3.0), 0.1)[0].backward()
+    first = slice(0, 41 * 81)
+    assert opacities.grad[:, first].sum() > 0
+    assert means.grad[:, first, 2].sum() < 0

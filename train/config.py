@@ -27,6 +27,7 @@ class LossWeights:
     draft: float = 0.3  # mse, psnr, ssim and perceptual once more, this much, on the Gaussians before each look
     opacity: float = 0.0  # mean opacity
     scale: float = 0.0  # mean size of a Gaussian as an angle
+    spread: float = 0.0  # along the rays of target views, how far splats lie from the surface or from each other
 
 
 @dataclass(frozen=True)

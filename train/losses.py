@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import fields, replace
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -11,10 +13,13 @@ from geometry.cameras import Cameras, pixel_rays
 from geometry.cue import Comparison, Cue
 from geometry.network import Geometry
 from splat.gaussians import Gaussians
+from splat.render import render
+from splat.sh import C0
 from splat.similarity import structural_similarity
 
 Scalars = dict[str, Tensor]
 
+SHARPNESS = 3  # of `spread_loss`: its cosine is lowest where depths differ by pi / 3 of log, a factor of 2.8
 FARTHEST = 1.6  # of log depth, five times too far: relative error grows no further, or it would drown the rest
 
 
@@ -204,6 +209,35 @@ def gaussian_depth_loss(gaussians: Gaussians, cameras: Cameras, depth: Tensor, v
     opacity = gaussians.opacities.detach().view_as(error)
     value = (error * opacity * valid.flatten(2)).sum() / valid.sum().clamp_min(1)
     return value, {"gaussian_depth": value}
+
+
+def spread_loss(gaussians: Gaussians, cameras: Cameras, depth: Tensor | None, near: float) -> tuple[Tensor, Scalars]:
+    """How far the splats that draw a pixel lie from its surface, along rays of views [B, T] that were not given.
+
+    With z-depth z and weight w of each splat in a pixel, the mean of sum(w * (1 - cos(3 * log(z / d)))): about the
+    squared error of log depth, which levels off three times too near or too far. d is `depth` [B, T, H, W]; where that
+    is None or 0, what the pixel's splats agree on. Haze is splats that a ray meets at many depths. It saves squared
+    error of colours, and costs here.
+    """
+    views = cameras.shape[1]
+    # Each view sees other depths, so each is a scene of its own.
+    alone = Cameras(cameras.w2c.flatten(0, 1)[:, None], cameras.K.flatten(0, 1)[:, None], cameras.size)
+    copies = Gaussians(*(getattr(gaussians, f.name).repeat_interleave(views, 0) for f in fields(Gaussians)))
+    forward = alone.w2c[:, 0, 2]
+    z = (copies.means * forward[:, None, :3]).sum(-1) + forward[:, 3:]
+    phase = SHARPNESS * z.clamp_min(near).log()
+    waves = torch.stack([phase.cos(), phase.sin(), torch.zeros_like(phase)], -1)
+    # As colours they are (wave + 1) / 2, since none is below 0.
+    drawn = render(replace(copies, sh=(waves / 2 / C0)[:, :, None]), alone, near=near)
+    alpha = drawn.alpha[:, 0]
+    cosine, sine = (2 * drawn.color[:, 0, ..., i] - alpha for i in range(2))
+    near_it = (cosine.square() + sine.square() + 1e-8).sqrt()
+    if depth is not None:
+        surface = depth.flatten(0, 1)
+        angle = SHARPNESS * surface.clamp_min(near).log()
+        near_it = torch.where(surface > 0, cosine * angle.cos() + sine * angle.sin(), near_it)
+    value = (alpha - near_it).mean()
+    return value, {"spread": value}
 
 
 def mse_loss(color: Tensor, target: Tensor) -> tuple[Tensor, Scalars]:

@@ -16,7 +16,7 @@ from geometry.network import Features, Geometry
 from geometry.normalize import normalize, rescale
 from geometry.presets import NetworkConfig
 from splat.adapter import pose_scale
-from splat.gaussians import Gaussians
+from splat.gaussians import Gaussians, join
 from splat.model import GaussianModel
 from splat.perceptual import Perceptual
 from splat.render import render
@@ -38,6 +38,7 @@ class Prediction(NamedTuple):
     geometry: Geometry | None = None
     gaussians: Gaussians | None = None
     drafts: tuple[Gaussians, ...] = ()  # these before each look at their pictures, where the network takes any
+    backdrop: Gaussians | None = None  # what is drawn behind them, where the network has any
 
 
 class Forward(nn.Module):
@@ -70,7 +71,8 @@ class Forward(nn.Module):
             if not gaussians:
                 return Prediction(features.cue, geometry.cameras, features, geometry)
             *drafts, made = self.model.stages(features, geometry)
-            return Prediction(features.cue, geometry.cameras, features, geometry, made, tuple(drafts))
+            behind = self.model.backdrop(features, geometry)
+            return Prediction(features.cue, geometry.cameras, features, geometry, made, tuple(drafts), behind)
 
 
 def autocast(like: Tensor, bf16: bool) -> AbstractContextManager:
@@ -137,17 +139,23 @@ class Objective:
         if not posed and weights.ray > 0:
             add(weights.ray, losses.ray_loss(geometry, inputs))
         if joint:
-            target = batch.images[:, n:].flatten(0, 1)
-            add(1, self.picture_loss(draw(self.network, prediction, inputs, cameras[:, n:]), target))
+            target, seen_from = batch.images[:, n:].flatten(0, 1), cameras[:, n:]
+            add(1, self.picture_loss(draw(self.network, prediction, inputs, seen_from), target))
             for looks, draft in enumerate(prediction.drafts if weights.draft > 0 else ()):
                 # A look has no gradient back to what was seen. With nothing to ask for good pictures before it, splats
                 # grow into blobs, whose colours it then has to sharpen (docs/nano.md).
                 before = prediction._replace(gaussians=draft)
-                value, seen = self.picture_loss(draw(self.network, before, inputs, cameras[:, n:]), target)
+                value, seen = self.picture_loss(draw(self.network, before, inputs, seen_from), target)
                 add(weights.draft, (value, {f"psnr_after_{looks}_looks": seen["psnr"]}))
             if depth is not None and weights.gaussian_depth > 0:
                 term = losses.gaussian_depth_loss(prediction.gaussians, inputs, depth[:, :n], known)
                 add(weights.gaussian_depth, term)
+            if weights.spread > 0:
+                # True depth is in the frame of the given cameras, predicted Gaussians may not be.
+                shared = posed and self.network.cameras_given == "given" and depth is not None
+                surface = torch.where(batch.valid[:, n:], depth[:, n:], 0.0) if shared else None
+                moved = into_frame(self.network, prediction, inputs, seen_from)
+                add(weights.spread, losses.spread_loss(prediction.gaussians, moved, surface, NEAR))
             if weights.opacity > 0:
                 add(weights.opacity, losses.opacity_loss(prediction.gaussians))
             if weights.scale > 0:
@@ -193,13 +201,20 @@ def into_network(network: NetworkConfig, batch: Batch, posed: bool) -> tuple[Cam
 
 def draw(network: NetworkConfig, prediction: Prediction, inputs: Cameras, targets: Cameras) -> Tensor:
     """Pictures [B, T, 3, H, W] of the predicted Gaussians in `targets` [B, T], which are in the frame of `inputs`."""
+    gaussians, behind = prediction.gaussians, prediction.backdrop
+    gaussians = gaussians if behind is None else join(gaussians, behind)
+    return render(gaussians, into_frame(network, prediction, inputs, targets), near=NEAR).color.movedim(-1, -3)
+
+
+def into_frame(network: NetworkConfig, prediction: Prediction, inputs: Cameras, targets: Cameras) -> Cameras:
+    """`targets` [B, T], which are in the frame of `inputs` [B, V], in that of the predicted Gaussians."""
     given, seen = prediction.features.cameras, prediction.geometry.cameras
-    if given is None or network.cameras_given == "predicted":
-        if given is not None and network.gs.convention == "upstream":
-            # Its adapter has brought the Gaussians to the scale of the given cameras, within these limits.
-            seen = rescale(seen, pose_scale(seen.centers, given.centers).clamp(1 / 3, 3))
-        targets = into_predicted(seen, inputs, targets)
-    return render(prediction.gaussians, targets, near=NEAR).color.movedim(-1, -3)
+    if given is not None and network.cameras_given == "given":
+        return targets
+    if given is not None and network.gs.convention == "upstream":
+        # Its adapter has brought the Gaussians to the scale of the given cameras, within these limits.
+        seen = rescale(seen, pose_scale(seen.centers, given.centers).clamp(1 / 3, 3))
+    return into_predicted(seen, inputs, targets)
 
 
 @torch.no_grad()

@@ -42,6 +42,9 @@ class Options:
     """auto is bfloat16 on a GPU and on CPUs with instructions for it, else float32, which is exact and slower"""
     refine: int = 0
     """steps of optimisation on the photos after the network's one pass; 20 take seconds and make pictures sharper"""
+    backdrop: bool = True
+    """splats on a sphere behind all others, in the photos' colours, so that nothing is black where no photo looked; for
+    networks trained with it (nano)"""
     device: str = "auto"
     """auto (the GPU if there is one), cpu, cuda, cuda:1, ..."""
     overwrite: bool = False
@@ -70,6 +73,7 @@ def run(options: Options) -> int:
         reference_view=options.reference_view,
         mode=None if options.precision == "auto" else options.precision,
         refine=options.refine,
+        backdrop=options.backdrop,
     )
     took = time.perf_counter() - start
     print(f"{result.gaussians.count} Gaussians after {took:.1f} s; writing pictures and video", file=sys.stderr)

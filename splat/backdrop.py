@@ -1,0 +1,73 @@
+"""Splats on a sphere behind everything else: what shows where no photo looked.
+
+Without them a rendering is black there, and a network that is scored on its pictures spreads haze to cover the black.
+Their colours are those of the photos in about the same direction, far surfaces before near ones, so walls and sky go on
+softly where the photos end. The sphere is made, not learnt; a network trained with it has `gs.backdrop` in its
+configuration.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from geometry.cameras import Cameras, pixel_rays
+from splat.gaussians import Gaussians
+from splat.sh import C0
+
+GRID = 18  # colours are taken from means over a grid of so many cells a side
+SPREAD = 0.2  # radians by which colours are smoothed
+UNSEEN = 0.02  # what the mean colour counts; one far cell right in the direction counts 1
+OPACITY = 0.8  # with neighbours that overlap, the sphere lets a thousandth through
+
+
+def backdrop(images: Tensor, depth: Tensor, cameras: Cameras, count: int, bands: int = 1) -> Gaussians:
+    """`count` Gaussians [B, count] around B scenes, of images [B, V, 3, H, W], z-depth [B, V, H, W], cameras [B, V].
+
+    They lie twice as far from the middle of the cameras as anything that these see, evenly in all directions, with
+    `bands` spherical harmonics of which all but the first are 0. Depth that is not finite counts as nothing seen.
+    """
+    with torch.no_grad():
+        seen, rays = _cells(images.float()), F.normalize(pixel_rays(cameras, (GRID, GRID)), dim=-1)
+        far = _cells(depth.float().nan_to_num(0.0, 0.0, 0.0)[:, :, None]).clamp_min(1e-6)
+        usual = far.flatten(1).median(1).values[:, None, None, None, None]
+        weight = far.square() / (far.square() + usual.square())
+
+        middle = cameras.centers.mean(1, keepdim=True)
+        reach = torch.linalg.vector_norm(cameras.centers - middle, dim=-1).amax(1)
+        radius = (2 * (far.flatten(1).amax(1) + reach))[:, None, None]
+        directions = fibonacci_sphere(count).to(radius)
+
+        cosine = directions @ rays.flatten(1, 3).transpose(-1, -2)  # [B, count, V * GRID^2]
+        share = ((cosine - 1) / SPREAD**2).exp() * weight.flatten(1)[:, None]
+        mean = (seen * weight).flatten(1, -2).sum(1) / weight.flatten(1).sum(1, keepdim=True)
+        color = (share @ seen.flatten(1, 3) + UNSEEN * mean[:, None]) / (share.sum(-1, keepdim=True) + UNSEEN)
+
+        lead = (len(images), count)
+        spacing = math.sqrt(4 * math.pi / count)
+        sh = color.new_zeros(*lead, bands, 3)
+        sh[:, :, 0] = (color - 0.5) / C0
+        return Gaussians(
+            means=middle + radius * directions,
+            scales=(radius * spacing).expand(*lead, 3),
+            quats=torch.tensor([1.0, 0, 0, 0]).to(color).expand(*lead, 4),
+            opacities=color.new_full(lead, OPACITY),
+            sh=sh,
+        )
+
+
+def fibonacci_sphere(count: int) -> Tensor:
+    """Unit vectors [count, 3] spread evenly over the sphere, each turned by the golden angle from the one before."""
+    i = torch.arange(count, dtype=torch.float64) + 0.5
+    z, angle = 1 - 2 * i / count, i * math.pi * (3 - math.sqrt(5))
+    ring = (1 - z * z).sqrt()
+    return torch.stack([ring * angle.cos(), ring * angle.sin(), z], -1)
+
+
+def _cells(maps: Tensor) -> Tensor:
+    """Means [B, V, GRID, GRID, C] of maps [B, V, C, H, W]."""
+    pooled = F.interpolate(maps.flatten(0, 1), (GRID, GRID), mode="area")
+    return pooled.unflatten(0, maps.shape[:2]).movedim(2, -1)
