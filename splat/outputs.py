@@ -22,6 +22,7 @@ from splat.cameras_json import write_cameras
 from splat.gaussians import Gaussians
 from splat.metrics import psnr as psnr
 from splat.ply import write_ply
+from splat.ply_tables import read_header
 from splat.reconstruct import Reconstruction
 from splat.render import render
 from splat.video import color_depth, contact_sheet, depth_range, write_depths, write_mp4
@@ -30,6 +31,7 @@ FPS = 30
 FILES = ("scene.ply", "cameras.json", "images", "depth", "confidence", "contact.png", "orbit.mp4")
 # A video of one turn: long enough to look, short enough to wait for.
 _FRAMES_PER_VIEW, _LEAST_FRAMES, _MOST_FRAMES = 24, 90, 240
+_BACKDROP = "last Gaussians, of a sphere behind the scene: "  # a comment of scene.ply; how many follows
 # Below this opacity a pixel of a rendering shows background rather than scene.
 _SEEN = 0.5
 
@@ -45,7 +47,8 @@ def save(reconstruction: Reconstruction, folder: str | Path, overwrite: bool = F
     r = reconstruction
     names = file_names(r.names)
     with whole_folder(folder, FILES if overwrite else ()) as new:
-        comments = (f"raysplat, weights {r.weights}", "frame OpenCV (x right, y down, z forward) of cameras.json")
+        comments = [f"raysplat, weights {r.weights}", "frame OpenCV (x right, y down, z forward) of cameras.json"]
+        comments += [f"{_BACKDROP}{r.backdrop}"] if r.backdrop else []
         dropped = write_ply(new / "scene.ply", r.gaussians, comments)
         write_cameras(new / "cameras.json", r.cameras, list(r.names))
         images = list(to_uint8(r.images))
@@ -67,6 +70,14 @@ def save(reconstruction: Reconstruction, folder: str | Path, overwrite: bool = F
         contact_sheet(rows, names).save(new / "contact.png")
         write_mp4(new / "orbit.mp4", orbit_frames(r.gaussians, r.cameras, float(r.depth[r.depth > 0].median())), FPS)
     return dropped
+
+
+def read_backdrop(path: Path) -> int:
+    """How many Gaussians of a file, the last ones, are a backdrop, as `save` wrote it; 0 where it does not say."""
+    if path.suffix.lower() != ".ply":
+        return 0
+    counts = [c.removeprefix(_BACKDROP) for c in read_header(path).comments if c.startswith(_BACKDROP)]
+    return int(counts[0]) if counts and counts[0].isdecimal() else 0
 
 
 def write_confidence(folder: Path, confidence: Tensor, names: list[str]) -> None:

@@ -44,12 +44,16 @@ class Table:
 
 @dataclass(frozen=True)
 class Header:
-    """What a PLY promises: its tables in file order, `byte_order` '<', '>' or '' for ASCII, the byte of the data."""
+    """What a PLY promises: its tables in file order, `byte_order` '<', '>' or '' for ASCII, the byte of the data.
+
+    `comments` are its comment lines, with single blanks.
+    """
 
     path: Path
     byte_order: str
     tables: tuple[Table, ...]
     offset: int
+    comments: tuple[str, ...] = ()
 
     def table(self, name: str) -> Table | None:
         """The first table of that name."""
@@ -65,6 +69,7 @@ def read_header(path: str | Path) -> Header:
     if not head.startswith((b"ply\n", b"ply\r\n")) or not end:
         raise ValueError(f"{path} is not a PLY file (no 'ply' ... 'end_header' in its first {_HEADER_LIMIT} bytes)")
     lines = [line.split() for line in head[: end.start()].decode("ascii", "replace").splitlines()]
+    comments = tuple(" ".join(line[1:]) for line in lines if line[:1] == ["comment"])
     lines = [line for line in lines if line and line[0] not in ("ply", "comment", "obj_info")]
     order = _BYTE_ORDERS.get(lines[0][1]) if lines and len(lines[0]) > 1 and lines[0][0] == "format" else None
     if order is None:
@@ -73,7 +78,7 @@ def read_header(path: str | Path) -> Header:
     if not starts or starts[0] != 1:
         raise ValueError(f"{path}: its header has no 'element' after the format")
     tables = (_table(path, lines[i:j]) for i, j in zip(starts, [*starts[1:], len(lines)]))
-    return Header(path, order, tuple(tables), end.end())
+    return Header(path, order, tuple(tables), end.end(), comments)
 
 
 def read_table(header: Header, table: Table) -> dict[str, np.ndarray]:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from splat.gaussians import join
 from splat.outputs import save as save_reconstruction
 from splat.ply import write_ply
 from tests import viewer_scene
@@ -103,6 +104,32 @@ def test_an_exhibit_survives_the_way_from_a_job(tmp_path, exhibit):
     (tmp_path / "x.safetensors").write_bytes(b"nothing")
     with pytest.raises(OSError, match="x.safetensors"):
         read_exhibit(tmp_path / "x.safetensors")
+
+
+def with_backdrop(reconstruction, count=40):
+    """As from a network with a Gaussian a pixel and a backdrop behind them."""
+    pixels = reconstruction.depth.numel()
+    gaussians = wall(70)
+    parts = [gaussians.select(slice(0, pixels)), gaussians.select(slice(-count, None))]
+    return replace(reconstruction, gaussians=join(*parts), backdrop=count)
+
+
+def test_a_backdrop_can_be_hidden_wherever_a_scene_comes_from(tmp_path, reconstruction):
+    made = with_backdrop(reconstruction)
+    save_reconstruction(made, tmp_path / "out")
+    write_exhibit(tmp_path / "x.safetensors", from_reconstruction("x", made))
+    for opened in (open_thing(tmp_path / "out"), read_exhibit(tmp_path / "x.safetensors")):
+        assert opened.backdrop == 40
+        bare = shown(opened, Look(backdrop=False))
+        assert shown(opened, Look()).count == bare.count + 40 == made.gaussians.count
+        assert torch.equal(bare.means, opened.gaussians.means[:-40])
+        # What the network doubts is hidden pixel by pixel, and the backdrop is not doubted.
+        sure = shown(opened, Look(confidence=0.5))
+        assert abs(sure.count - 40 - made.depth.numel() // 2) < 2
+        assert torch.equal(sure.means[-40:], opened.gaussians.means[-40:])
+    save_reconstruction(reconstruction, tmp_path / "bare")
+    bare = open_thing(tmp_path / "bare")
+    assert bare.backdrop == 0 and shown(bare, Look(backdrop=False)).count == bare.gaussians.count
 
 
 def test_broken_scenes_are_refused_or_mended(tmp_path):

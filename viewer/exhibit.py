@@ -32,8 +32,8 @@ class Exhibit:
 
     `cameras` [V] with `names` are those of the photos; without any (`guessed`) it is one that sees the whole scene.
     `images` [V, 3, H, W] in [0, 1], z-`depth` and `confidence` [V, H, W] are None where the source holds none.
-    `distance` is the typical distance from the cameras to the Gaussians, in the world's unit. `notes` are lines for
-    the user.
+    `distance` is the typical distance from the cameras to the Gaussians, in the world's unit. `backdrop` of the
+    Gaussians, the last ones, are a sphere behind the scene. `notes` are lines for the user.
     """
 
     name: str
@@ -46,6 +46,7 @@ class Exhibit:
     confidence: Tensor | None = None
     notes: tuple[str, ...] = ()
     distance: float = 1.0
+    backdrop: int = 0
 
     @property
     def browser_scale(self) -> float:
@@ -54,8 +55,8 @@ class Exhibit:
 
     @property
     def splat_confidence(self) -> Tensor | None:
-        """Confidence [N] of each Gaussian where there is one Gaussian for each pixel, else None."""
-        if self.confidence is None or self.confidence.numel() != self.gaussians.count:
+        """Confidence [N - backdrop] of Gaussians before the backdrop, where there is one for each pixel, else None."""
+        if self.confidence is None or self.confidence.numel() != self.gaussians.count - self.backdrop:
             return None
         return self.confidence.reshape(-1)
 
@@ -109,7 +110,7 @@ def from_reconstruction(name: str, r: Reconstruction) -> Exhibit:
     """All that a reconstruction holds."""
     notes = (f"weights {r.weights}", *r.notes)
     parts = {"images": r.images, "depth": r.depth, "confidence": r.confidence}
-    return make_exhibit(name, r.gaussians, r.cameras, r.names, notes=notes, **parts)
+    return make_exhibit(name, r.gaussians, r.cameras, r.names, notes=notes, backdrop=r.backdrop, **parts)
 
 
 def guess_camera(gaussians: Gaussians) -> Cameras:
@@ -129,6 +130,7 @@ def write_exhibit(path: Path, exhibit: Exhibit) -> None:
     tensors |= {"w2c": exhibit.cameras.w2c, "K": exhibit.cameras.K}
     tensors |= {name: getattr(exhibit, name) for name in _VIEWS if getattr(exhibit, name) is not None}
     about = {"name": exhibit.name, "size": exhibit.cameras.size, "names": exhibit.names, "notes": exhibit.notes}
+    about["backdrop"] = exhibit.backdrop
     with whole_file(path) as temporary:
         # Clones, because two names of one memory are refused.
         save_file({k: v.contiguous().clone() for k, v in tensors.items()}, temporary, {"about": json.dumps(about)})
@@ -148,5 +150,6 @@ def read_exhibit(path: Path) -> Exhibit:
         Cameras(tensors["w2c"], tensors["K"], tuple(about["size"])),
         about["names"],
         notes=tuple(about["notes"]),
+        backdrop=about["backdrop"],
         **{name: tensors[name] for name in _VIEWS if name in tensors},
     )

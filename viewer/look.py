@@ -29,7 +29,8 @@ class Look:
     """Thresholds and colours of a view.
 
     `opacity` 0..1 and `confidence` (a share 0..1 of the Gaussians, the least sure first) hide Gaussians; `degree` cuts
-    the spherical harmonics; `near`, in typical distances of the scene, clips; `background` is RGB in 0..1.
+    the spherical harmonics; `near`, in typical distances of the scene, clips; `backdrop` shows the sphere behind a
+    scene that has one, `background`, RGB in 0..1, is what is seen where nothing is.
     """
 
     kind: Kind = "color"
@@ -37,6 +38,7 @@ class Look:
     confidence: float = 0.0
     degree: int = 3
     near: float = 0.01
+    backdrop: bool = True
     background: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
 
@@ -57,7 +59,9 @@ def shown(exhibit: Exhibit, look: Look) -> Gaussians:
     if look.confidence > 0 and confidence is not None:
         ranked = confidence.to(keep.device)
         cut = ranked.sort().values[min(int(look.confidence * len(ranked)), len(ranked) - 1)]
-        keep &= ranked >= cut
+        keep[: len(ranked)] &= ranked >= cut
+    if not look.backdrop:
+        keep[len(keep) - exhibit.backdrop :] = False
     if not bool(keep.all()):
         gaussians = gaussians.select(keep)
     bands = (min(look.degree, gaussians.sh_degree) + 1) ** 2

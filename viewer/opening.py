@@ -16,7 +16,7 @@ from geometry.images import DECODE_ERRORS, to_tensor
 from geometry.scene import open_scene, scene_name
 from splat.cameras_json import read_cameras
 from splat.files import SUFFIXES, read_gaussians
-from splat.outputs import file_names
+from splat.outputs import file_names, read_backdrop
 from viewer.evaluation import RESULTS, Evaluation, read_evaluation
 from viewer.exhibit import Exhibit, make_exhibit
 from viewer.training_run import TrainingRun, is_training_run
@@ -53,10 +53,11 @@ def open_thing(path: str | Path) -> Exhibit | Photos | TrainingRun | Evaluation:
 
 def _open_gaussians(path: Path, name: str) -> Exhibit:
     """The Gaussians of a file, with cameras.json, images/, depth/ and confidence/ where they lie beside it and fit."""
-    gaussians = read_gaussians(path)
-    folder = path.parent
+    gaussians, folder = read_gaussians(path), path.parent
+    backdrop = min(read_backdrop(path), gaussians.count)
     if not (folder / "cameras.json").is_file():
-        return make_exhibit(name, gaussians, None, notes=("no cameras.json beside it: the first view is a guess",))
+        notes = ("no cameras.json beside it: the first view is a guess",)
+        return make_exhibit(name, gaussians, None, notes=notes, backdrop=backdrop)
     cameras, names = read_cameras(folder / "cameras.json")
     notes, parts = [], {}
     for part, read in (("images", _read_photos), ("depth", _read_levels), ("confidence", _read_levels)):
@@ -66,7 +67,7 @@ def _open_gaussians(path: Path, name: str) -> Exhibit:
             parts[part] = read(folder / part, cameras, names)
         except (OSError, ValueError) as error:
             notes.append(f"no {part}: {error}")
-    return make_exhibit(name, gaussians, cameras, names, notes=tuple(notes), **parts)
+    return make_exhibit(name, gaussians, cameras, names, notes=tuple(notes), backdrop=backdrop, **parts)
 
 
 def _read_photos(folder: Path, cameras: Cameras, names: list[str]) -> Tensor:

@@ -88,6 +88,7 @@ def add_look_panel(session: Session) -> None:
         )
         degree = gui.add_slider("SH degree", 0, 3, 1, 3, hint="0: one colour from all sides")
         near = gui.add_slider("near clip", 0.0, 1.0, 0.005, 0.01, hint="hide what is nearer, in typical distances")
+        backdrop = gui.add_checkbox("backdrop", True, hint="the sphere in the photos' colours behind what they show")
         background = gui.add_rgb("background", (255, 255, 255))
         up = gui.add_dropdown("up", tuple(AXES), initial_value="as the cameras", hint="about what dragging turns")
 
@@ -96,6 +97,7 @@ def add_look_panel(session: Session) -> None:
         degree.disabled = exhibit.gaussians.sh_degree == 0
         degree.value = exhibit.gaussians.sh_degree
         confidence.disabled = exhibit.splat_confidence is None
+        backdrop.disabled = exhibit.backdrop == 0
 
     def apply(_event) -> None:
         session.look = replace(
@@ -104,6 +106,7 @@ def add_look_panel(session: Session) -> None:
             confidence=_within(confidence.value / 100, 0.0, 0.99),
             degree=int(_within(degree.value, 0, 3)),
             near=_within(near.value, 0.001, 1.0),
+            backdrop=bool(backdrop.value),
             background=tuple(_within(c / 255, 0.0, 1.0) for c in background.value),
         )
         session.redraw()
@@ -112,7 +115,7 @@ def add_look_panel(session: Session) -> None:
         axis = AXES[up.value] or session.exhibit.up.tolist()
         session.client.camera.up_direction = np.array(axis, dtype=float)
 
-    for control in (opacity, confidence, degree, near, background):
+    for control in (opacity, confidence, degree, near, backdrop, background):
         control.on_update(action(apply))
     up.on_update(action(apply_up))
     session.on_exhibit.append(exhibit_changed)
