@@ -86,6 +86,22 @@ def test_the_browsers_splats_are_ours(exhibit):
     assert np.allclose(exact.color[0, v, u], browser_splats(one, eye, 1.0).rgbs[0], atol=0.01)
 
 
+def test_what_is_far_is_within_the_browsers_reach_and_looks_the_same(exhibit):
+    eye, gaussians = exhibit.cameras.centers[0], exhibit.gaussians.select(slice(0, 200))
+    stretch = torch.linspace(1, 3e5, 200)[:, None]
+    far = Gaussians(
+        eye + stretch * (gaussians.means - eye), stretch * gaussians.scales, *list(vars(gaussians).values())[2:]
+    )
+    near, here = browser_splats(gaussians, eye, 2.0), browser_splats(far, eye, 2.0)
+    ways = [splats.centers - 2 * eye.numpy() for splats in (near, here)]
+    distances = [np.linalg.norm(way, axis=1) for way in ways]
+    assert distances[1].max() < 500 and (np.diff(distances[1][20:]) > 0).mean() > 0.9
+    assert np.allclose(ways[0] / distances[0][:, None], ways[1] / distances[1][:, None], atol=1e-4)
+    widths = [np.sqrt(s.covariances[:, 0, 0]) / d for s, d in zip((near, here), distances, strict=True)]
+    assert np.allclose(*widths, rtol=1e-3) and here.covariances.max() < 65504
+    assert np.allclose(here.centers[0], 2 * far.means[0].numpy(), atol=1e-5)
+
+
 def test_points_lie_on_the_surface_and_obey_the_threshold(exhibit):
     xyz, rgb, width = point_cloud(exhibit, "in the photos' colours", 0.0)
     inside = np.abs(xyz[:, 0]) < 1.5

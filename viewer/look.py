@@ -22,6 +22,8 @@ Kind = Literal["color", "depth", "alpha"]
 _SEEN = 0.5
 # A Gaussian that stands for many is widened by this factor at most.
 _WIDEN = 3.0
+# In the page's unit. The page draws nothing beyond 1000, and covariances above 65504 are too large for it.
+_FAR = 250.0
 
 
 @dataclass(frozen=True)
@@ -122,15 +124,22 @@ def _chances(weights: Tensor, total: int) -> Tensor:
 
 
 def browser_splats(gaussians: Gaussians, eye: Tensor, scale: float) -> BrowserSplats:
-    """Splats in the page's unit (`scale` of the world's), in one colour each: the one seen from `eye` [3]."""
+    """Splats in the page's unit (`scale` of the world's), in one colour each: the one seen from `eye` [3].
+
+    Those farther from there than 250 are brought to within 500, in their order, and made smaller alike: from `eye` they
+    look as before.
+    """
     gaussians = gaussians.to("cpu", torch.float32)
-    directions = torch.nn.functional.normalize(gaussians.means - eye.to(gaussians.means), dim=-1)
+    eye = eye.to(gaussians.means)
+    away = gaussians.means - eye
+    directions = torch.nn.functional.normalize(away, dim=-1)
     rgbs = sh_to_color(gaussians.sh, directions).clamp(0, 1)
-    half = matrices_from_quats(gaussians.quats) * (scale * gaussians.scales)[:, None, :]
+    distance = scale * torch.linalg.vector_norm(away, dim=-1, keepdim=True)
+    nearer = scale * torch.where(distance > _FAR, _FAR * (2 - _FAR / distance) / distance, 1.0)
+    half = matrices_from_quats(gaussians.quats) * (nearer * gaussians.scales)[:, None, :]
     covariances = half @ half.transpose(-1, -2)
-    return BrowserSplats(
-        (scale * gaussians.means).numpy(), covariances.numpy(), rgbs.numpy(), gaussians.opacities[:, None].numpy()
-    )
+    centers = scale * eye + nearer * away
+    return BrowserSplats(centers.numpy(), covariances.numpy(), rgbs.numpy(), gaussians.opacities[:, None].numpy())
 
 
 def drawn_line(total: int, left: int, drawn: int) -> str:
