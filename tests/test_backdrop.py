@@ -13,7 +13,11 @@ from splat.model import GaussianModel
 from splat.predict import predict
 from splat.refine import refine
 from splat.render import render
-from tests.train_run import TINY
+from tests.train_run import TINY, Planes
+from train.batch import Shape
+from train.config import LossWeights
+from train.losses import spread_loss
+from train.objective import NEAR, Forward, Objective, draw, into_network
 
 COUNT = 2562
 
@@ -137,3 +141,25 @@ def test_refinement_leaves_it_alone():
     assert better.count == 96 and not better.sh[:32].equal(front.sh)
     for name, tensor in vars(behind).items():
         assert getattr(better, name)[32:].equal(tensor), name
+
+
+def test_training_draws_before_it_and_spread_counts_without_it():
+    model = with_backdrop(COUNT)
+    forward, batch = Forward(model, bf16=False), Planes().batch(0, Shape(1, 3, 2, (28, 42)))
+    network = model.config
+    cameras, depth = into_network(network, batch, True)
+    prediction = forward(batch.images[:, :3], cameras[:, :3])
+    assert prediction.gaussians.count == 3 * 28 * 42 and prediction.backdrop.count == COUNT
+    bare = prediction._replace(backdrop=None)
+    pictures, holes = (draw(network, p, cameras[:, :3], cameras[:, 3:]) for p in (prediction, bare))
+    alone = render(prediction.backdrop, cameras[:, 3:], near=NEAR)
+    behind = 1 - render(prediction.gaussians, cameras[:, 3:], near=NEAR).alpha[:, :, None]
+    torch.testing.assert_close(pictures, holes + behind * alone.color.movedim(-1, -3), atol=2e-3, rtol=0)
+
+    only = LossWeights(depth=0, cue=0, gaussian_depth=0, draft=0)
+    with_spread, scalars = Objective(network, dataclasses.replace(only, spread=0.5))(forward, batch, True, True)
+    without, _ = Objective(network, only)(forward, batch, True, True)
+    surface = torch.where(batch.valid[:, 3:], depth[:, 3:], 0.0)
+    spread, _ = spread_loss(prediction.gaussians, cameras[:, 3:], surface, NEAR)
+    torch.testing.assert_close(with_spread - without, 0.5 * spread)
+    torch.testing.assert_close(scalars["spread"], spread.detach())

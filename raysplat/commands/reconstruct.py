@@ -43,8 +43,7 @@ class Options:
     refine: int = 0
     """steps of optimisation on the photos after the network's one pass; 20 take seconds and make pictures sharper"""
     backdrop: bool = True
-    """splats on a sphere behind all others, in the photos' colours, so that nothing is black where no photo looked; for
-    networks trained with it (nano)"""
+    """a far sphere of splats in the photos' colours, so that nothing is black where no photo looked (nano)"""
     device: str = "auto"
     """auto (the GPU if there is one), cpu, cuda, cuda:1, ..."""
     overwrite: bool = False
