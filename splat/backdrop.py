@@ -31,9 +31,10 @@ def backdrop(images: Tensor, depth: Tensor, cameras: Cameras, count: int, bands:
     `bands` spherical harmonics of which all but the first are 0. Depth that is not finite counts as nothing seen. Few
     splats are large ones, which wide cameras see from the side as a film over what is near; 2562 are enough.
     """
-    with torch.no_grad():
+    # Autocast would round directions.
+    with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
         seen, rays = _cells(images.float()), F.normalize(pixel_rays(cameras, (GRID, GRID)), dim=-1)
-        far = _cells(depth.float().nan_to_num(0.0, 0.0, 0.0)[:, :, None]).clamp_min(1e-6)
+        far = _cells(depth.float()[:, :, None]).nan_to_num(0.0, 0.0, 0.0).clamp_min(1e-6)
         usual = far.flatten(1).median(1).values[:, None, None, None, None]
         weight = far.square() / (far.square() + usual.square())
 
@@ -42,10 +43,14 @@ def backdrop(images: Tensor, depth: Tensor, cameras: Cameras, count: int, bands:
         radius = (2 * (far.flatten(1).amax(1) + reach))[:, None, None]
         directions = fibonacci_sphere(count).to(radius)
 
-        cosine = directions @ rays.flatten(1, 3).transpose(-1, -2)  # [B, count, V * GRID^2]
-        share = ((cosine - 1) / SPREAD**2).exp() * weight.flatten(1)[:, None]
-        mean = (seen * weight).flatten(1, -2).sum(1) / weight.flatten(1).sum(1, keepdim=True)
-        color = (share @ seen.flatten(1, 3) + UNSEEN * mean[:, None]) / (share.sum(-1, keepdim=True) + UNSEEN)
+        # How much each cell counts in each direction [B, count, V * GRID^2]: weight * exp((cosine - 1) / SPREAD^2).
+        offset = (weight.log() - SPREAD**-2).flatten(1)[:, None]
+        toward = rays.flatten(1, 3).transpose(-1, -2)
+        share = torch.baddbmm(offset, directions.expand(len(images), -1, -1), toward, alpha=SPREAD**-2).exp_()
+        counted = torch.cat([seen, torch.ones_like(far)], -1).flatten(1, 3)
+        mean = (counted * weight.flatten(1)[..., None]).sum(1, keepdim=True) / weight.flatten(1).sum(1)[:, None, None]
+        total = share @ counted + UNSEEN * mean
+        color = total[..., :3] / total[..., 3:]
 
         lead = (len(images), count)
         spacing = math.sqrt(4 * math.pi / count)
