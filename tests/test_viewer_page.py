@@ -48,10 +48,11 @@ def test_the_page_draws_what_the_server_renders(opened):
 
 def test_every_control_of_the_view(opened):
     page, session = opened.go_home()
-    whole = session.exhibit.gaussians.count
+    whole, behind = session.exhibit.gaussians.count, session.exhibit.backdrop
+    front = whole - behind
     for label, value, reset, reached in (
         ("opacity from", "0.9", "0", lambda: session.gaussians().count < whole),
-        ("confidence from", "60", "0", lambda: 0.3 * whole < session.gaussians().count < 0.5 * whole),
+        ("confidence from", "60", "0", lambda: 0.3 * front < session.gaussians().count - behind < 0.5 * front),
         ("SH degree", "0", "1", lambda: session.gaussians().sh_degree == 0),
         ("near clip", "0.9", "0.01", lambda: session.look.near == 0.9),
     ):
@@ -59,6 +60,11 @@ def test_every_control_of_the_view(opened):
         until(reached)
         fill(page, label, reset)
         until(lambda reached=reached: not reached())
+    backdrop = page.get_by_label("backdrop")
+    backdrop.click()
+    until(lambda: session.gaussians().count == front < whole)
+    backdrop.click()
+    until(lambda: session.gaussians().count == whole)
     page.get_by_text("above the thresholds").wait_for(state="detached")
 
     field = page.locator("input[value^='rgb(']").first
