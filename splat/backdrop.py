@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from geometry.cameras import Cameras, pixel_rays
+from geometry.tables import cached_table
 from splat.gaussians import Gaussians
 from splat.sh import C0
 
@@ -41,7 +42,7 @@ def backdrop(images: Tensor, depth: Tensor, cameras: Cameras, count: int, bands:
         middle = cameras.centers.mean(1, keepdim=True)
         reach = torch.linalg.vector_norm(cameras.centers - middle, dim=-1).amax(1)
         radius = (2 * (far.flatten(1).amax(1) + reach))[:, None, None]
-        directions = fibonacci_sphere(count).to(radius)
+        directions = fibonacci_sphere(count, radius.device).to(radius.dtype)
 
         # How much each cell counts in each direction [B, count, V * GRID^2]: weight * exp((cosine - 1) / SPREAD^2).
         offset = (weight.log() - SPREAD**-2).flatten(1)[:, None]
@@ -54,20 +55,21 @@ def backdrop(images: Tensor, depth: Tensor, cameras: Cameras, count: int, bands:
 
         lead = (len(images), count)
         spacing = math.sqrt(4 * math.pi / count)
-        sh = color.new_zeros(*lead, bands, 3)
-        sh[:, :, 0] = (color - 0.5) / C0
+        quats, sh = color.new_zeros(*lead, 4), color.new_zeros(*lead, bands, 3)
+        quats[..., 0], sh[:, :, 0] = 1, (color - 0.5) / C0
         return Gaussians(
             means=middle + radius * directions,
             scales=(radius * spacing).expand(*lead, 3),
-            quats=torch.tensor([1.0, 0, 0, 0]).to(color).expand(*lead, 4),
+            quats=quats,
             opacities=color.new_full(lead, OPACITY),
             sh=sh,
         )
 
 
-def fibonacci_sphere(count: int) -> Tensor:
-    """Unit vectors [count, 3] spread evenly over the sphere, each turned by the golden angle from the one before."""
-    i = torch.arange(count, dtype=torch.float64) + 0.5
+@cached_table
+def fibonacci_sphere(count: int, device: torch.device) -> Tensor:
+    """Unit vectors [count, 3] in float64, spread evenly over the sphere, each a golden angle on from the one before."""
+    i = torch.arange(count, dtype=torch.float64, device=device) + 0.5
     z, angle = 1 - 2 * i / count, i * math.pi * (3 - math.sqrt(5))
     ring = (1 - z * z).sqrt()
     return torch.stack([ring * angle.cos(), ring * angle.sin(), z], -1)

@@ -100,12 +100,13 @@ class GaussianModel(Pretrained, GeometryNetwork):
         """What `GeometryNetwork.forward` gives: depth, confidence and cameras, no Gaussians."""
         return super().forward(images, cameras, **options)
 
-    def gaussians(self, features: Features, geometry: Geometry) -> Gaussians:
-        """Gaussians [B, V*H*W] of what `encode` and `decode` gave, then those of its backdrop, where it has one.
+    def gaussians(self, features: Features, geometry: Geometry, backdrop: bool = True) -> Gaussians:
+        """Gaussians [B, V*H*W] of what `encode` and `decode` gave, then those of its `backdrop`, where it has one.
 
         ValueError if the network has no Gaussian head.
         """
-        made, behind = self.stages(features, geometry)[-1], self.backdrop(features, geometry)
+        made = self.stages(features, geometry)[-1]
+        behind = self.backdrop(features, geometry) if backdrop else None
         return made if behind is None else join(made, behind)
 
     def backdrop(self, features: Features, geometry: Geometry) -> Gaussians | None:

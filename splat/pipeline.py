@@ -167,8 +167,14 @@ def _refined(result: Reconstruction, steps: int) -> tuple[Reconstruction, str]:
             pictures = render(gaussians, result.cameras).color.movedim(-1, -3)
         return float(np.mean([psnr(a, b) for a, b in zip(pictures, result.images)]))
 
-    options = {"fixed": result.backdrop, "progress": sys.stderr.isatty()}
-    better = refine_gaussians(result.gaussians, result.images, result.cameras, steps, **options)
+    better = refine_gaussians(
+        result.gaussians,
+        result.images,
+        result.cameras,
+        steps,
+        fixed=result.backdrop,
+        progress=sys.stderr.isatty(),
+    )
     note = f"refined by {steps} steps: its pictures of the inputs had {score(result.gaussians):.2f} dB,"
     return replace(result, gaussians=better), f"{note} now {score(better):.2f}"
 

@@ -211,10 +211,8 @@ def _any_view(images, world: _World, K, model, outputs, backdrop, frame, cameras
         geometry = replace(geometry, cameras=Cameras(geometry.cameras.w2c, K[None], features.size))
     wanted, gaussians, behind, factor = "gaussians" in outputs, None, 0, 1.0
     if wanted and network.gs is not None:
-        gaussians, factor = anyview.gaussians(features, geometry), world.adapted(geometry.cameras)
-        behind = network.gs.backdrop
-        if behind and not backdrop:
-            gaussians, behind = gaussians.select(slice(0, -behind)), 0
+        gaussians, factor = anyview.gaussians(features, geometry, backdrop), world.adapted(geometry.cameras)
+        behind = network.gs.backdrop if backdrop else 0
     notes, metres = [], None
     if nested:
         geometry, gaussians = model.to_metres(images[None], geometry, gaussians)

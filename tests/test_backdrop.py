@@ -46,7 +46,7 @@ def first(gaussians: Gaussians) -> Gaussians:
 
 
 def test_directions_are_unit_vectors_evenly_spread():
-    directions = fibonacci_sphere(COUNT)
+    directions = fibonacci_sphere(COUNT, torch.device("cpu"))
     torch.testing.assert_close(directions.norm(dim=-1), torch.ones(COUNT, dtype=torch.float64))
     assert directions.mean(0).abs().max() < 1e-3
     nearest = torch.cdist(directions, directions).fill_diagonal_(9).amin(1)

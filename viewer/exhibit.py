@@ -129,8 +129,8 @@ def write_exhibit(path: Path, exhibit: Exhibit) -> None:
     tensors = {name: getattr(exhibit.gaussians, name) for name in _GAUSSIANS}
     tensors |= {"w2c": exhibit.cameras.w2c, "K": exhibit.cameras.K}
     tensors |= {name: getattr(exhibit, name) for name in _VIEWS if getattr(exhibit, name) is not None}
-    about = {"name": exhibit.name, "size": exhibit.cameras.size, "names": exhibit.names, "notes": exhibit.notes}
-    about["backdrop"] = exhibit.backdrop
+    about = {name: getattr(exhibit, name) for name in ("name", "names", "notes", "backdrop")}
+    about["size"] = exhibit.cameras.size
     with whole_file(path) as temporary:
         # Clones, because two names of one memory are refused.
         save_file({k: v.contiguous().clone() for k, v in tensors.items()}, temporary, {"about": json.dumps(about)})

@@ -43,6 +43,11 @@ class Look:
     backdrop: bool = True
     background: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
+    @property
+    def choice(self) -> tuple:
+        """The values that `shown` reads: as long as they stay, so do the Gaussians that are drawn."""
+        return self.opacity, self.confidence, self.degree, self.backdrop
+
 
 class BrowserSplats(NamedTuple):
     """What viser draws, float32: `centers` [N, 3], `covariances` [N, 3, 3], `rgbs` [N, 3] and `opacities` [N, 1]."""

@@ -158,7 +158,7 @@ class Session:
         To choose them anew would make a GPU wait for the CPU in every frame.
         """
         exhibit = exhibit or self.exhibit
-        key = (self.look.opacity, self.look.confidence, self.look.degree, self.look.backdrop)
+        key = self.look.choice
         kept = self._shown.get(exhibit.name)
         if kept is None or kept[0] is not exhibit or kept[1] != key:
             # The scene shown and the one it is compared with, no more: they may be large.
@@ -245,7 +245,7 @@ class Session:
         if self._closed or not self.in_browser:
             return
         e, look = self.exhibit, self.look
-        key = (id(e), look.opacity, look.confidence, look.degree, look.backdrop)
+        key = id(e), look.choice
         self._set_background(np.full((1, 1, 3), np.round(255 * np.array(look.background)), np.uint8))
         if self._sent == key and self._splats is not None:
             return
