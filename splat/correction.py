@@ -52,16 +52,14 @@ class Correction(nn.Module):
         errors, rest = seen.split((ERRORS, SEEN - ERRORS), 2)
         # Errors are hundredths, and a layer learns slowly from inputs so small: they count ten times.
         weight = torch.cat([10 * self.seen.weight[:, :ERRORS], self.seen.weight[:, ERRORS:]], 1)
-        x = self.state(state) + F.conv2d(seen.flatten(0, 1), weight, self.seen.bias, padding=1)
-        x = F.relu(x, inplace=True)
+        x = F.conv2d(seen.flatten(0, 1), weight, self.seen.bias, padding=1)
+        x = F.relu(x.add_(self.state(state)), inplace=True)
         change = self.change(self.mix(x)).float().permute(0, 2, 3, 1).unflatten(0, views)
-        lack = (errors[:, :, :3] / C0).permute(0, 1, 3, 4, 2)
         bases = (raw.shape[-1] - 11) // 3
-        by_opacity, by_size = rest[:, :, :2].unbind(2)
         raw = change.add_(raw)  # in place: fresh memory of this size costs as much as the sum
-        raw[..., 9 : 9 + 3 * bases : bases] += lack  # band 0 of each colour
-        raw[..., 2:5] += STEPS[1] * by_size[..., None]
-        raw[..., -1] += STEPS[0] * by_opacity
+        raw[..., 9 : 9 + 3 * bases : bases].add_(errors[:, :, :3].movedim(2, -1), alpha=1 / C0)  # band 0 of each colour
+        raw[..., 2:5].add_(rest[:, :, 1, ..., None], alpha=STEPS[1])
+        raw[..., -1].add_(rest[:, :, 0], alpha=STEPS[0])
         return raw
 
 
