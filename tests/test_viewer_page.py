@@ -25,7 +25,7 @@ def test_the_page_draws_what_the_server_renders(opened):
     page, session = opened.go_home()
     shows(page, session)
     color, depth, alpha = (rendering(page, session, kind) for kind in ("color", "depth", "alpha"))
-    assert color.std() > 0.08 and alike(color, depth) < 15 and alike(color, alpha) < 15
+    assert color.std() > 0.05 and alike(color, depth) < 15 and alike(color, alpha) < 15
     for mode in ("depth", "opacity (alpha)", RENDERED):
         choose(page, "draw", mode)
         until(lambda mode=mode: session.mode == mode)

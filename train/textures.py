@@ -58,13 +58,14 @@ def main(args: Args) -> None:
     random.Random(args.seed).shuffle(paths)
     kept, reasons, looks = [], Counter(), set()
     with ThreadPoolExecutor() as threads, tqdm(total=len(paths), unit="image") as progress:
-        for path, verdict in zip(paths, threads.map(fault, paths)):
+        for path, (reason, look) in zip(paths, threads.map(judge, paths)):
             progress.update()
-            if not isinstance(verdict, str):
-                verdict = "like another" if verdict in looks or looks.add(verdict) else ""
-            if verdict:
-                reasons[verdict] += 1
+            if not reason and look in looks:
+                reason = "like another"
+            if reason:
+                reasons[reason] += 1
             else:
+                looks.add(look)
                 kept.append(path)
     if not kept:
         raise ValueError(f"none of {len(paths)} images in {', '.join(map(str, args.folders))} makes a texture")
@@ -77,29 +78,29 @@ def main(args: Args) -> None:
     print(f"{len(chosen)} textures in {args.out}, of {len(kept)} that qualify among {len(paths)} images ({left})")
 
 
-def fault(path: Path) -> str | bytes:
-    """Why an image makes no texture, in a word or two; else what it looks like from afar, the same for its copies."""
+def judge(path: Path) -> tuple[str, bytes]:
+    """Why an image makes no texture, in a word or two, or ""; and what it looks like from afar, as its copies do."""
     try:
         with Image.open(path) as image:
             shorter, longer = sorted(image.size)
             if shorter < LEAST_SIDE:
-                return "too small"
+                return "too small", b""
             if longer > LONGEST_SHAPE * shorter:
-                return "too long"
+                return "too long", b""
             if image.has_transparency_data and np.asarray(image.convert("RGBA"))[..., 3].min() < OPAQUE:
-                return "see-through"
+                return "see-through", b""
         image = upright(path, 2 * LEAST_SIDE)
     except DECODE_ERRORS:
-        return "unreadable"
+        return "unreadable", b""
     grey = np.asarray(image.convert("L"), np.float32) / 255
     below = np.abs(np.diff(grey, axis=0))
     red, _, blue = np.asarray(image, np.float32).mean((0, 1))
     small = np.asarray(image.resize((64, 64), Image.Resampling.BILINEAR), np.float32) / 255
     if blue > NORMAL_MAP[0] and blue > red + NORMAL_MAP[1]:
-        return "normal maps or sky"
+        return "normal maps or sky", b""
     if below.mean() < DETAIL or (below < LEVEL).mean() > MOST_LEVEL or small.std((0, 1)).mean() < CONTRAST:
-        return "plain"
-    return (np.asarray(image.resize((8, 8), Image.Resampling.BOX)) // 24).tobytes()
+        return "plain", b""
+    return "", (np.asarray(image.resize((8, 8), Image.Resampling.BOX)) // 24).tobytes()
 
 
 def upright(path: Path, longest: int) -> Image.Image:
