@@ -56,10 +56,11 @@ class Correction(nn.Module):
         x = F.relu(x.add_(self.state(state)), inplace=True)
         change = self.change(self.mix(x)).float().permute(0, 2, 3, 1).unflatten(0, views)
         bases = (raw.shape[-1] - 11) // 3
+        by_opacity, by_size = rest[:, :, :2].unbind(2)
         raw = change.add_(raw)  # in place: fresh memory of this size costs as much as the sum
         raw[..., 9 : 9 + 3 * bases : bases].add_(errors[:, :, :3].movedim(2, -1), alpha=1 / C0)  # band 0 of each colour
-        raw[..., 2:5].add_(rest[:, :, 1, ..., None], alpha=STEPS[1])
-        raw[..., -1].add_(rest[:, :, 0], alpha=STEPS[0])
+        raw[..., 2:5].add_(by_size[..., None], alpha=STEPS[1])
+        raw[..., -1].add_(by_opacity, alpha=STEPS[0])
         return raw
 
 

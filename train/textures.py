@@ -17,11 +17,11 @@ from typing import Annotated
 
 import numpy as np
 import tyro
-from PIL import Image, ImageOps
+from PIL import Image
 from tqdm import tqdm
 
-from geometry.images import DECODE_ERRORS, is_image_name
-from splat.atomic import whole_file
+from geometry.images import DECODE_ERRORS, image_size, is_image_name, read_image
+from splat.atomic import whole_folder
 
 LEAST_SIDE = 256  # px, of the shorter side: that of a texture in the atlas
 LONGEST_SHAPE = 2.2  # sides to each other: beyond are strips of sprites
@@ -70,10 +70,9 @@ def main(args: Args) -> None:
     if not kept:
         raise ValueError(f"none of {len(paths)} images in {', '.join(map(str, args.folders))} makes a texture")
     chosen = sorted(kept[: args.most])
-    args.out.mkdir(parents=True, exist_ok=True)
-    for number, path in enumerate(tqdm(chosen, unit="texture")):
-        with whole_file(args.out / f"{number:05d}.jpg") as temporary:
-            upright(path, args.longest).save(temporary, quality=QUALITY)
+    with whole_folder(args.out) as folder:
+        for number, path in enumerate(tqdm(chosen, unit="texture")):
+            shrunk(path, args.longest).save(folder / f"{number:05d}.jpg", quality=QUALITY)
     left = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common()) or "all"
     print(f"{len(chosen)} textures in {args.out}, of {len(kept)} that qualify among {len(paths)} images ({left})")
 
@@ -81,16 +80,16 @@ def main(args: Args) -> None:
 def judge(path: Path) -> tuple[str, bytes]:
     """Why an image makes no texture, in a word or two, or ""; and what it looks like from afar, as its copies do."""
     try:
+        shorter, longer = sorted(image_size(path))
+        if shorter < LEAST_SIDE:
+            return "too small", b""
+        if longer > LONGEST_SHAPE * shorter:
+            return "too long", b""
         with Image.open(path) as image:
-            shorter, longer = sorted(image.size)
-            if shorter < LEAST_SIDE:
-                return "too small", b""
-            if longer > LONGEST_SHAPE * shorter:
-                return "too long", b""
             if image.has_transparency_data and np.asarray(image.convert("RGBA"))[..., 3].min() < OPAQUE:
                 return "see-through", b""
-        image = upright(path, 2 * LEAST_SIDE)
-    except DECODE_ERRORS:
+        image = shrunk(path, 2 * LEAST_SIDE)
+    except (*DECODE_ERRORS, ImportError):  # the latter for a HEIC photo without its reader
         return "unreadable", b""
     grey = np.asarray(image.convert("L"), np.float32) / 255
     below = np.abs(np.diff(grey, axis=0))
@@ -103,11 +102,9 @@ def judge(path: Path) -> tuple[str, bytes]:
     return "", (np.asarray(image.resize((8, 8), Image.Resampling.BOX)) // 24).tobytes()
 
 
-def upright(path: Path, longest: int) -> Image.Image:
-    """The image as RGB, turned as its EXIF says, with a long side of at most `longest` px."""
-    with Image.open(path) as image:
-        image.draft("RGB", (2 * longest, 2 * longest))  # a large JPEG is halved while it is decoded
-        image = ImageOps.exif_transpose(image).convert("RGB")
+def shrunk(path: Path, longest: int) -> Image.Image:
+    """The image as RGB, with a long side of at most `longest` px."""
+    image = Image.fromarray(read_image(path))
     image.thumbnail((longest, longest), Image.Resampling.LANCZOS)
     return image
 
