@@ -50,7 +50,7 @@ def stages(clock: Clock, seed: int, batch: int, views: int, size: tuple[int, int
     table = primitive_table(dice, layout, atlas.shape[0])
     ambience = ambience_table(dice, layout, atlas.shape[0])
     clock.lap("layout and looks")
-    K, fov = sample_intrinsics(dice, views, size, config.fov)
+    K, fov = sample_intrinsics(dice, views, size, config.fov, config.lenses)
     offset, inward = path(dice, views, config.targets, config.baseline, config.rigs)
     c2w = candidates(dice, layout, offset, inward, fov)
     clock.lap("camera candidates")

@@ -19,11 +19,11 @@ from typing import BinaryIO
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from geometry.presets import PRESETS, ModelConfig, config_from_dict
 from splat.atomic import whole_file
+from splat.tensor_file import save_tensors
 
 WEIGHTS = Path(__file__).parent / "weights"  # what comes with the package: <name>.safetensors and <name>.json
 OWNER = "depth-anything"
@@ -289,7 +289,7 @@ def save(model: nn.Module, folder: Path, dtype: torch.dtype) -> None:
         else:
             tensors[PREFIX + name] = tensor.to(torch.float16 if dtype == torch.int8 else dtype)
     with whole_file(folder / FILE) as temporary:
-        save_file(tensors, temporary, metadata={"format": "pt"})
+        save_tensors(tensors, temporary, {"format": "pt"})
     with whole_file(folder / CONFIG) as temporary:
         temporary.write_text(config_text(model.config), encoding="utf-8")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import sys
 
 import pytest
@@ -26,6 +27,12 @@ def model():
 def saved(model, tmp_path):
     model.save_pretrained(tmp_path / "tiny")
     return tmp_path / "tiny"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes of files are POSIX's")
+def test_weights_are_for_those_who_may_read_the_configuration(saved):
+    weights, config = ((saved / name).stat().st_mode for name in ("model.safetensors", "config.json"))
+    assert weights == config
 
 
 def test_round_trip(model, saved):

@@ -334,3 +334,12 @@ def test_views_of_a_wide_draw_turn_farther():
         unturned = [dataclasses.replace(scene, w2c=torch.eye(4).expand(4, 4, 4)) for scene in scenes]
         turned[wide] = np.median([float(rotation_error(*pair)) for pair in zip(unturned, scenes, strict=True)])
     assert turned[True] > 1.5 * turned[False]
+
+
+def test_views_of_a_draw_of_lenses_zoom():
+    source = SyntheticSource(torch.device("cpu"), textures=4)
+    zoom = {}
+    for lenses in (False, True):
+        focal = source.draw(1, Shape(6, 4, 0, (28, 28), lenses=lenses)).cameras.K[..., 0, 0]
+        zoom[lenses] = float((focal.amax(1) / focal.amin(1)).median())
+    assert zoom[False] < 1.1 and zoom[True] > 1.4

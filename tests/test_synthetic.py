@@ -59,6 +59,23 @@ def test_the_seed_alone_decides(atlas, batch):
     assert (other.images - batch.images).abs().mean() > 0.05
 
 
+def test_views_may_have_lenses_of_their_own(atlas, batch):
+    def focal(lenses):
+        made = sample_batch(5, 24, 5, (14, 14), atlas, config=replace(SMALL, fov=(25, 115), lenses=lenses))
+        seen = made.depth[made.valid]
+        assert torch.isfinite(made.images).all() and seen.min() > 0 and torch.isfinite(seen).all()
+        return made.cameras.K[..., 0, 0] / 14
+
+    several, one = focal(1.0), focal(0.0)
+    ratio = several.amax(1) / several.amin(1)
+    assert 1.6 < ratio.median() < 4 and ratio.min() > 1.01
+    assert several.min() == pytest.approx(0.3) and 1.5 < several.max() <= 3.001
+    assert (one.amax(1) / one.amin(1)).max() < 1.4
+    mixed = focal(0.5)
+    of_one = (mixed.amax(1) / mixed.amin(1)) < 1.4
+    assert 6 <= of_one.sum() <= 20
+
+
 def test_autocast_does_not_touch_the_geometry(atlas):
     plain = sample_batch(5, 1, 3, (12, 12), atlas, config=SMALL)
     with torch.autocast("cpu", torch.bfloat16):

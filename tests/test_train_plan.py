@@ -78,16 +78,21 @@ def test_one_input_alone_is_for_steps_with_depth():
     assert all(plan(cameras, step).shape.context == 2 for step in range(90))
 
 
-def test_a_share_of_the_draws_is_wide_and_nothing_else_changes():
+@pytest.mark.parametrize("what", ["wide", "lenses"])
+def test_a_share_of_the_draws_is_of_a_kind_and_nothing_else_changes(what):
     def plans(share):
-        config = dataclasses.replace(TrainConfig(), steps=300, geometry_steps=150, draw=3, wide_share=share)
+        shares = {"wide": "wide_share", "lenses": "lens_share"}
+        config = dataclasses.replace(TrainConfig(), steps=300, geometry_steps=150, draw=3, **{shares[what]: share})
         return [plan(config, step) for step in range(300)]
 
-    wide = [p.shape.wide for p in plans(0.5)]
-    assert not any(p.shape.wide for p in plans(0.0)) and all(p.shape.wide for p in plans(1.0))
-    assert 0.35 < sum(wide) / 300 < 0.65 and all(len(set(wide[i : i + 3])) == 1 for i in range(0, 300, 3))
-    narrow = [p._replace(shape=dataclasses.replace(p.shape, wide=False)) for p in plans(0.5)]
-    assert narrow == plans(0.0)
+    def of_kind(share):
+        return [getattr(p.shape, what) for p in plans(share)]
+
+    some = of_kind(0.5)
+    assert not any(of_kind(0.0)) and all(of_kind(1.0))
+    assert 0.35 < sum(some) / 300 < 0.65 and all(len(set(some[i : i + 3])) == 1 for i in range(0, 300, 3))
+    without = [p._replace(shape=dataclasses.replace(p.shape, **{what: False})) for p in plans(0.5)]
+    assert without == plans(0.0)
 
 
 def test_a_camera_decoder_alone_is_never_given_cameras():

@@ -33,6 +33,7 @@ class Shape:
     targets: int
     size: tuple[int, int]
     wide: bool = False  # synthetic views stand far apart around what they look at
+    lenses: bool = False  # and many have lenses of their own, as photos by many people do
 
 
 class Source(Protocol):

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from splat.tensor_file import save_tensors
 from train.optimizer import Ema, local
 
 KEEP = 2
@@ -132,7 +132,7 @@ def _write(path: Path, tensors: Mapping[str, Tensor], writes: bool) -> None:
     if not writes:
         return
     try:
-        save_file(whole, path)
+        save_tensors(whole, path)
     except SafetensorError as error:
         raise OSError(f"{path.name}: {error}") from error
 

@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
-from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
+from splat.tensor_file import save_tensors
 from train.batch import Batch
 from train.config import TrainConfig
 from train.processes import gather
@@ -111,4 +111,4 @@ class Guard:
 def save_dump(path: Path, tensors: dict[str, Tensor | None], names: tuple[str, ...]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     kept = {name: t.detach().to("cpu", copy=True).contiguous() for name, t in tensors.items() if t is not None}
-    save_file(kept, path, metadata={"names": json.dumps(names)})
+    save_tensors(kept, path, {"names": json.dumps(names)})

@@ -14,6 +14,8 @@ from train.batch import Batch, Shape
 
 # Pairs of views are turned by 24 degrees at the median, in place of 8.
 WIDE = {"rigs": (8.0, 0.0, 0.5, 0.0, 2.0, 0.0), "baseline": (0.35, 1.2)}
+# Fields of view in a scene differ up to fourfold; some scenes are seen through one very short lens, as rooms are.
+LENSES = {"lenses": 0.7, "fov": (25.0, 115.0)}
 
 
 class SyntheticSource:
@@ -63,7 +65,8 @@ class SyntheticSource:
     def draw(self, seed: int, shape: Shape) -> Batch:
         """Twice as many scenes as a batch of `shape` has."""
         scenes, count = 2 * shape.scenes, shape.context + shape.targets
-        config = replace(self.config, targets=shape.targets, **(WIDE if shape.wide else {}))
+        kind = (WIDE if shape.wide else {}) | (LENSES if shape.lenses else {})
+        config = replace(self.config, targets=shape.targets, **kind)
         made = sample_batch(seed, scenes, count, shape.size, self.atlas, self.device, config)
         # The sky has no surface but it is far away, and Gaussians there should be too.
         far = 2 * made.depth.amax((1, 2, 3), keepdim=True)

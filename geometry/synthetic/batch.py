@@ -31,6 +31,7 @@ class SyntheticConfig:
     steps: int = 24  # samples along a ray through an implicit
     kinds: tuple[float, ...] = (3, 2, 1.5, 1.5, 2, 1.5, 1, 1.5, 2)  # weights of scenes.KINDS
     fov: tuple[float, float] = (30.0, 90.0)  # degrees across the longer side
+    lenses: float = 0.0  # share of the scenes whose views have lenses of their own, half as long to twice as long
     baseline: tuple[float, float] = (0.015, 1.2)  # neighbouring context views, in units of the distance looked over
     rigs: tuple[float, ...] = (4, 2, 1, 1, 3, 1)  # weights of rigs.RIGS
     shadows: float = 0.7  # share of the batches in which lamps cast shadows
@@ -86,7 +87,7 @@ def sample_batch(
     layout, kind = sample_layout(dice, counts, config.kinds)
     table = primitive_table(dice, layout, textures.shape[0])
     ambience = ambience_table(dice, layout, textures.shape[0])
-    K, fov = sample_intrinsics(dice, views, size, config.fov)
+    K, fov = sample_intrinsics(dice, views, size, config.fov, config.lenses)
     offset, inward = path(dice, views, config.targets, config.baseline, config.rigs)
     tries = candidates(dice, layout, offset, inward, fov)
     best, median = choose(tries, K, size, contexts, table, layout.waves, counts, config.steps)

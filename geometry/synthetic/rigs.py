@@ -16,14 +16,23 @@ from .transforms import apply, inverse, product, rigid
 PROBE = 8  # candidates are judged by PROBE x PROBE rays a view
 SHRINK = (1.0, 1.0, 1.0, 0.8, 0.55, 0.3)  # of the baseline, candidate by candidate
 RIGS = ("arc", "sideways", "upwards", "approach", "cloud", "turn")
+FOCAL = (0.3, 3.0)  # shortest and longest lens of a view with one of its own, in longer sides of the image
 CRAMPED = 0.15  # of the median depth: views with something nearer are avoided
 
 
-def sample_intrinsics(dice: Dice, views: int, size: tuple[int, int], fov: tuple[float, float]) -> tuple[Tensor, Tensor]:
-    """K [B, V, 3, 3] for images of `size`, and the field of view [B] in radians across the longer side."""
+def sample_intrinsics(
+    dice: Dice, views: int, size: tuple[int, int], fov: tuple[float, float], lenses: float
+) -> tuple[Tensor, Tensor]:
+    """K [B, V, 3, 3] for images of `size`, and the field of view [B] in radians across the longer side.
+
+    In a share `lenses` of the scenes every view's is another, about that one.
+    """
     angle = torch.deg2rad(dice.uniform(low=fov[0], high=fov[1]))
     focal = 0.5 * max(size) / torch.tan(0.5 * angle)
     zoom = 1 + torch.where(dice.chance(0.2), 1.0, 0.0)[:, None] * dice.normal(views, std=0.03)
+    if lenses > 0:  # without, nothing is drawn for them, so that scenes of a seed stay what they were
+        own = torch.where(dice.chance(lenses, 1), dice.log_uniform(views, low=0.5, high=2.0), 1.0)
+        zoom = (zoom * own * focal[:, None]).clamp(*(n * max(size) for n in FOCAL)) / focal[:, None]
     stretch = 1 + torch.where(dice.chance(0.3), 1.0, 0.0) * dice.normal(std=0.01)
     shift = torch.where(dice.chance(0.5, 1), 1.0, 0.0) * dice.normal(2, std=0.015)
     K = torch.zeros(dice.batch, views, 3, 3, device=dice.device)
