@@ -4,7 +4,8 @@ Every scene is one that no training run has seen (`geometry/synthetic`, seeds of
 and the paths of the training scenes. With poses: the depth of the inputs and the pictures of targets between them.
 Without: the depth of the inputs and of the first alone, brought to the true scale by the median of their ratio, and the
 angles between predicted and true orientations, from the network alone and after matches between the inputs
-(`geometry.match_cameras`). This is a table of nano's model card.
+(`geometry.match_cameras`). This is a table of nano's model card. With `--lenses` the views of a scene zoom, as photos
+of one place by many people do.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from splat.model import GaussianModel
 from splat.predict import predict
 from splat.render import render
 
+LENSES = {"fov": (25.0, 115.0), "lenses": 1.0}
 SEED = 1 << 40  # of the first scene; training draws 63-bit seeds at random
 NAMES = {
     "abs_rel": "depth AbsRel",
@@ -52,6 +54,7 @@ class Args:
     size: int = 252  # side of the images, px, a multiple of 14
     context: int = 4  # input views of a scene
     targets: int = 2  # target views of a scene
+    lenses: bool = False  # scenes whose views have lenses of their own, with a field of view of up to 118 degrees
     textures: int = 256  # size of the texture atlas; all are made up, none comes from a photo
     device: str = "cuda" if torch.cuda.is_available() else "cpu"  # where scenes, network and renderer run
     out: Path | None = None  # folder for results.json, table.md and a PNG per scene
@@ -69,7 +72,7 @@ class Sample:
 
 def draw(args: Args, number: int, atlas: Tensor) -> Sample:
     """Scene `number`, always the same on the same kind of device."""
-    config = SyntheticConfig(targets=args.targets)
+    config = SyntheticConfig(targets=args.targets, **(LENSES if args.lenses else {}))
     size, views = (args.size, args.size), args.context + args.targets
     made = sample_batch(SEED + number, 1, views, size, atlas, args.device, config)
     return Sample(made.images[0], made.cameras[0], made.depth[0], made.valid[0])
@@ -145,7 +148,8 @@ def main(args: Args) -> None:
             Image.fromarray(strip.numpy()).save(args.out / f"{number:03d}.png")
     print(table(rows))
     if args.out is not None:
-        result = {"weights": args.weights, "size": args.size, "context": args.context, "scenes": rows}
+        asked = {name: getattr(args, name) for name in ("weights", "size", "context", "lenses")}
+        result = {**asked, "scenes": rows}
         for name, text in (("table.md", table(rows) + "\n"), ("results.json", json.dumps(result, indent=1))):
             with whole_file(args.out / name) as temporary:
                 temporary.write_text(text)

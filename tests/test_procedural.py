@@ -25,6 +25,9 @@ def test_scenes_are_the_same_each_time_and_differ_from_each_other(atlas):
     a, b, c = (procedural.draw(ARGS, number, atlas) for number in (0, 0, 1))
     assert torch.equal(a.images, b.images) and not torch.equal(a.images, c.images)
     assert a.images.shape == (3, 3, 28, 28) and bool((a.depth[a.valid] > 0).all())
+    zoomed = procedural.draw(replace(ARGS, lenses=True), 0, atlas)
+    same, other = (focal.max() / focal.min() for focal in (s.cameras.K[:, 0, 0] for s in (a, zoomed)))
+    assert same < 1.2 < other
 
 
 def test_depth_is_scored_against_the_truth(atlas, monkeypatch):
