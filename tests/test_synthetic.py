@@ -59,7 +59,7 @@ def test_the_seed_alone_decides(atlas, batch):
     assert (other.images - batch.images).abs().mean() > 0.05
 
 
-def test_views_may_have_lenses_of_their_own(atlas, batch):
+def test_views_may_have_lenses_of_their_own(atlas):
     def focal(lenses):
         made = sample_batch(5, 24, 5, (14, 14), atlas, config=replace(SMALL, fov=(25, 115), lenses=lenses))
         seen = made.depth[made.valid]

@@ -51,7 +51,7 @@ class TrainConfig:
     photos: Path | None = None  # folder of photos whose crops join the synthetic textures
     textures: int = 768  # size of the synthetic texture atlas
     wide_share: float = 0.0  # share of the synthetic draws whose views stand far apart around what they look at
-    lens_share: float = 0.0  # share of them whose views have lenses of their own, as photos by many people do
+    lens_share: float = 0.0  # share of the synthetic draws in most of whose scenes each view has a lens of its own
     sizes: tuple[tuple[int, int], ...] = (
         (252, 252),
         (196, 252),
