@@ -248,7 +248,7 @@ def test_a_failed_save_leaves_the_old_files(model, saved, monkeypatch):
         path.write_bytes(b"half")
         raise OSError("disk full")
 
-    monkeypatch.setattr(checkpoint, "save_file", stop)
+    monkeypatch.setattr(checkpoint, "save_tensors", stop)
     with pytest.raises(OSError, match="disk full"):
         model.save_pretrained(saved)
     assert (saved / "model.safetensors").read_bytes() == before

@@ -69,7 +69,7 @@ def test_a_save_that_stops_at_any_point_leaves_a_whole_checkpoint(tmp_path, monk
             ):  # fmt: skip
                 original = getattr(module, name)
                 patch.setattr(module, name, lambda *a, original=original, **k: (count(), original(*a, **k))[1])
-            original = checkpoint.save_file
+            original = checkpoint.save_tensors
 
             def cut_short(tensors, path, original=original, count=count):
                 original(tensors, path)
@@ -78,7 +78,7 @@ def test_a_save_that_stops_at_any_point_leaves_a_whole_checkpoint(tmp_path, monk
                 count()
                 path.write_bytes(whole)
 
-            patch.setattr(checkpoint, "save_file", cut_short)
+            patch.setattr(checkpoint, "save_tensors", cut_short)
             try:
                 Run().save(out, 3)
                 break
