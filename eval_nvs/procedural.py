@@ -11,7 +11,7 @@ of one place by many people do.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,14 +23,13 @@ from tqdm import tqdm
 
 from geometry.alignment import rotation_error
 from geometry.cameras import Cameras
-from geometry.synthetic import SyntheticConfig, make_atlas, sample_batch
+from geometry.synthetic import LENS_FOV, SyntheticConfig, make_atlas, sample_batch
 from splat.atomic import whole_file
 from splat.metrics import depth_errors, psnr
 from splat.model import GaussianModel
 from splat.predict import predict
 from splat.render import render
 
-LENSES = {"fov": (25.0, 115.0), "lenses": 1.0}
 SEED = 1 << 40  # of the first scene; training draws 63-bit seeds at random
 NAMES = {
     "abs_rel": "depth AbsRel",
@@ -72,7 +71,9 @@ class Sample:
 
 def draw(args: Args, number: int, atlas: Tensor) -> Sample:
     """Scene `number`, always the same on the same kind of device."""
-    config = SyntheticConfig(targets=args.targets, **(LENSES if args.lenses else {}))
+    config = SyntheticConfig(targets=args.targets)
+    if args.lenses:
+        config = replace(config, lenses=1.0, fov=LENS_FOV)
     size, views = (args.size, args.size), args.context + args.targets
     made = sample_batch(SEED + number, 1, views, size, atlas, args.device, config)
     return Sample(made.images[0], made.cameras[0], made.depth[0], made.valid[0])

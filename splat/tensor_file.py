@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors.torch import save_file
 from torch import Tensor
 
 
-def save_tensors(tensors: Mapping[str, Tensor], path: Path, about: Mapping[str, str] | None = None) -> None:
+def save_tensors(tensors: dict[str, Tensor], path: Path, about: dict[str, str] | None = None) -> None:
     """Write contiguous tensors and what to say `about` them; raises OSError and SafetensorError as the writing does.
 
     safetensors 0.8 makes every file its owner's alone (its issue 782): a run's weights would be lost on colleagues.
     """
     path.touch()
     as_others = path.stat().st_mode
-    save_file(dict(tensors), path, metadata=about and dict(about))
+    save_file(tensors, path, metadata=about)
     path.chmod(as_others)

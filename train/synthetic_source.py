@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from geometry.synthetic import SyntheticConfig, make_atlas, sample_batch
+from geometry.synthetic import LENS_FOV, SyntheticConfig, make_atlas, sample_batch
 from train.augment import mirror
 from train.batch import Batch, Shape
 
 # Pairs of views are turned by 24 degrees at the median, in place of 8.
 WIDE = {"rigs": (8.0, 0.0, 0.5, 0.0, 2.0, 0.0), "baseline": (0.35, 1.2)}
 # Fields of view in a scene differ up to fourfold; some scenes are seen through one very short lens, as rooms are.
-LENSES = {"lenses": 0.7, "fov": (25.0, 115.0)}
+LENSES = {"lenses": 0.7, "fov": LENS_FOV}
 
 
 class SyntheticSource:

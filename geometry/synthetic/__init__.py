@@ -4,8 +4,8 @@
 folder of photographs for demonstrations and tests.
 """
 
-from .batch import SyntheticBatch, SyntheticConfig, sample_batch
+from .batch import LENS_FOV, SyntheticBatch, SyntheticConfig, sample_batch
 from .sample import write_sample
 from .textures import make_atlas
 
-__all__ = ["SyntheticBatch", "SyntheticConfig", "make_atlas", "sample_batch", "write_sample"]
+__all__ = ["LENS_FOV", "SyntheticBatch", "SyntheticConfig", "make_atlas", "sample_batch", "write_sample"]

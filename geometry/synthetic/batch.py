@@ -17,6 +17,7 @@ from .shade import FIELD, World, trace
 from .transforms import apply, inverse, product, rigid, rotations
 
 CAMERAS = 64  # whose samples are held at a time
+LENS_FOV = (25.0, 115.0)  # `fov` for scenes with `lenses`: from a portrait lens to an action camera's
 
 
 @dataclass(frozen=True)
