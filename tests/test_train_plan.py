@@ -78,10 +78,10 @@ def test_one_input_alone_is_for_steps_with_depth():
     assert all(plan(cameras, step).shape.context == 2 for step in range(90))
 
 
-@pytest.mark.parametrize("what", ["wide", "lenses"])
+@pytest.mark.parametrize("what", ["wide", "lenses", "wild"])
 def test_a_share_of_the_draws_is_of_a_kind_and_nothing_else_changes(what):
     def plans(share):
-        shares = {"wide": "wide_share", "lenses": "lens_share"}
+        shares = {"wide": "wide_share", "lenses": "lens_share", "wild": "wild_share"}
         config = dataclasses.replace(TrainConfig(), steps=300, geometry_steps=150, draw=3, **{shares[what]: share})
         return [plan(config, step) for step in range(300)]
 

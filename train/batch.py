@@ -34,6 +34,7 @@ class Shape:
     size: tuple[int, int]
     wide: bool = False  # synthetic views stand far apart around what they look at
     lenses: bool = False  # and many have lenses of their own, as photos by many people do
+    wild: bool = False  # and synthetic inputs are of different days: tones, skies and passers-by
 
 
 class Source(Protocol):

@@ -41,9 +41,9 @@ def plan(config: TrainConfig, step: int) -> Plan:
         joint, alone = False, "cameras"
     size = rng.choice(config.sizes if joint else config.geometry_sizes)
     context = rng.choice(config.contexts)
-    wide, lenses = (
+    wide, lenses, wild = (
         random.Random(sample_seed(config.seed, what, draw)).random() < share
-        for what, share in (("wide", config.wide_share), ("lenses", config.lens_share))
+        for what, share in (("wide", config.wide_share), ("lenses", config.lens_share), ("wild", config.wild_share))
     )
     posed = {"sweeps": True, "cameras": False, None: rng.random() >= config.pose_dropout}[alone]
     rng = random.Random(sample_seed(config.seed, "plan", draw, turn))
@@ -53,7 +53,7 @@ def plan(config: TrainConfig, step: int) -> Plan:
     # Large images, fewer of them: tokens and memory stay bounded. One alone tells sweeps and camera decoder nothing,
     # and has no unit of length where its depth is unknown.
     context = max(min(context, max(2, int(budget))), 2 if alone or real else 1)
-    shape = Shape(max(1, int(budget / context)), context, config.targets if joint else 0, size, wide, lenses)
+    shape = Shape(max(1, int(budget / context)), context, config.targets if joint else 0, size, wide, lenses, wild)
     if not config.unposed_gaussians:
         # Photos carry no depth: they train through pictures alone, for which poses must be given.
         posed = posed or real

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from geometry.synthetic import LENS_FOV, SyntheticConfig, make_atlas, sample_batch
+from geometry.synthetic import LENS_FOV, SyntheticConfig, in_the_wild, make_atlas, sample_batch
 from train.augment import mirror
-from train.batch import Batch, Shape
+from train.batch import Batch, Shape, sample_seed
 
 # Pairs of views are turned by 24 degrees at the median, in place of 8.
 WIDE = {"rigs": (8.0, 0.0, 0.5, 0.0, 2.0, 0.0), "baseline": (0.35, 1.2)}
@@ -60,6 +60,11 @@ class SyntheticSource:
         depth, valid = drawn.depth[half][:, order], drawn.valid[half][:, order]
         if turn // 2 % 2 == 1:
             images, depth, valid, cameras = images.flip(-1), depth.flip(-1), valid.flip(-1), mirror(cameras)
+        if shape.wild:
+            # Nobody can know on which day a target was taken: targets stay as they are.
+            n, parts = shape.context, (images, depth, valid)
+            changed = in_the_wild(sample_seed(seed, "wild", turn), *(part[:, :n] for part in parts), self.atlas)
+            images, depth, valid = (torch.cat([new, old[:, n:]], 1) for new, old in zip(changed, parts, strict=True))
         return Batch(images, cameras, depth, valid, shape.context, drawn.names[half])
 
     def draw(self, seed: int, shape: Shape) -> Batch:

@@ -7,5 +7,6 @@ folder of photographs for demonstrations and tests.
 from .batch import LENS_FOV, SyntheticBatch, SyntheticConfig, sample_batch
 from .sample import write_sample
 from .textures import make_atlas
+from .wild import in_the_wild
 
-__all__ = ["LENS_FOV", "SyntheticBatch", "SyntheticConfig", "make_atlas", "sample_batch", "write_sample"]
+__all__ = ["LENS_FOV", "SyntheticBatch", "SyntheticConfig", "in_the_wild", "make_atlas", "sample_batch", "write_sample"]
