@@ -5,7 +5,7 @@ and the paths of the training scenes. With poses: the depth of the inputs and th
 Without: the depth of the inputs and of the first alone, brought to the true scale by the median of their ratio, and the
 angles between predicted and true orientations, from the network alone and after matches between the inputs
 (`geometry.match_cameras`). This is a table of nano's model card. With `--lenses` the views of a scene zoom, as photos
-of one place by many people do.
+of one place by many people do, and with `--wild` the inputs are of different days, as those are.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from geometry.alignment import rotation_error
 from geometry.cameras import Cameras
-from geometry.synthetic import LENS_FOV, SyntheticConfig, make_atlas, sample_batch
+from geometry.synthetic import LENS_FOV, SyntheticConfig, in_the_wild, make_atlas, sample_batch
 from splat.atomic import whole_file
 from splat.metrics import depth_errors, psnr
 from splat.model import GaussianModel
@@ -54,6 +54,9 @@ class Args:
     context: int = 4  # input views of a scene
     targets: int = 2  # target views of a scene
     lenses: bool = False  # scenes whose views have lenses of their own, with a field of view of up to 118 degrees
+    wild: bool = (
+        False  # inputs with tones and skies of their own, and people and leaves that no other view has
+    )
     textures: int = 256  # size of the texture atlas; all are made up, none comes from a photo
     device: str = "cuda" if torch.cuda.is_available() else "cpu"  # where scenes, network and renderer run
     out: Path | None = None  # folder for results.json, table.md and a PNG per scene
@@ -76,7 +79,12 @@ def draw(args: Args, number: int, atlas: Tensor) -> Sample:
         config = replace(config, lenses=1.0, fov=LENS_FOV)
     size, views = (args.size, args.size), args.context + args.targets
     made = sample_batch(SEED + number, 1, views, size, atlas, args.device, config)
-    return Sample(made.images[0], made.cameras[0], made.depth[0], made.valid[0])
+    images, depth, valid = made.images, made.depth, made.valid
+    if args.wild:
+        n, parts = args.context, (images, torch.where(valid, depth, 2 * depth.amax()), valid)
+        changed = in_the_wild(SEED + number, *(part[:, :n] for part in parts), atlas)
+        images, depth, valid = (torch.cat([new, old[:, n:]], 1) for new, old in zip(changed, parts, strict=True))
+    return Sample(images[0], made.cameras[0], depth[0], valid[0])
 
 
 def score(model: GaussianModel, sample: Sample, context: int) -> tuple[dict[str, float], Tensor]:
@@ -149,7 +157,7 @@ def main(args: Args) -> None:
             Image.fromarray(strip.numpy()).save(args.out / f"{number:03d}.png")
     print(table(rows))
     if args.out is not None:
-        asked = {name: getattr(args, name) for name in ("weights", "size", "context", "lenses")}
+        asked = {name: getattr(args, name) for name in ("weights", "size", "context", "lenses", "wild")}
         result = {**asked, "scenes": rows}
         for name, text in (("table.md", table(rows) + "\n"), ("results.json", json.dumps(result, indent=1))):
             with whole_file(args.out / name) as temporary:

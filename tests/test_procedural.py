@@ -30,6 +30,13 @@ def test_scenes_are_the_same_each_time_and_differ_from_each_other(atlas):
     assert same < 1.2 < other
 
 
+def test_inputs_of_different_days_are_changed_and_targets_are_not(atlas):
+    plain, wild = (procedural.draw(replace(ARGS, wild=wild), 0, atlas) for wild in (False, True))
+    assert torch.equal(plain.images[2:], wild.images[2:]) and torch.equal(plain.cameras.w2c, wild.cameras.w2c)
+    assert (plain.images[:2] != wild.images[:2]).flatten(1).any(1).all()
+    assert (wild.depth[:2][plain.valid[:2]] <= plain.depth[:2][plain.valid[:2]]).all()
+
+
 def test_depth_is_scored_against_the_truth(atlas, monkeypatch):
     """Depth that is right scores in full; 1.4 times too far it is 0.4 off, and beyond 1.25."""
     sample = procedural.draw(ARGS, 0, atlas)
