@@ -54,9 +54,7 @@ class Args:
     context: int = 4  # input views of a scene
     targets: int = 2  # target views of a scene
     lenses: bool = False  # scenes whose views have lenses of their own, with a field of view of up to 118 degrees
-    wild: bool = (
-        False  # inputs with tones and skies of their own, and people and leaves that no other view has
-    )
+    wild: bool = False  # inputs with tones and skies of their own, and people and leaves that no other view has
     textures: int = 256  # size of the texture atlas; all are made up, none comes from a photo
     device: str = "cuda" if torch.cuda.is_available() else "cpu"  # where scenes, network and renderer run
     out: Path | None = None  # folder for results.json, table.md and a PNG per scene
@@ -81,9 +79,8 @@ def draw(args: Args, number: int, atlas: Tensor) -> Sample:
     made = sample_batch(SEED + number, 1, views, size, atlas, args.device, config)
     images, depth, valid = made.images, made.depth, made.valid
     if args.wild:
-        n, parts = args.context, (images, torch.where(valid, depth, 2 * depth.amax()), valid)
-        changed = in_the_wild(SEED + number, *(part[:, :n] for part in parts), atlas)
-        images, depth, valid = (torch.cat([new, old[:, n:]], 1) for new, old in zip(changed, parts, strict=True))
+        depth = torch.where(valid, depth, 2 * depth.amax())
+        images, depth, valid = in_the_wild(SEED + number, images, depth, valid, args.context, atlas)
     return Sample(images[0], made.cameras[0], depth[0], valid[0])
 
 

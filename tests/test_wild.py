@@ -26,7 +26,7 @@ def atlas():
 
 
 def test_a_seed_gives_the_same_views_and_another_one_others(views, atlas):
-    first, again, other = (in_the_wild(seed, *views, atlas) for seed in (1, 1, 2))
+    first, again, other = (in_the_wild(seed, *views, 1, atlas) for seed in (1, 1, 2))
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     assert all(a.shape == b.shape and a.dtype == b.dtype for a, b in zip(first, views, strict=True))
     assert not torch.equal(first[0], other[0])
@@ -35,7 +35,7 @@ def test_a_seed_gives_the_same_views_and_another_one_others(views, atlas):
 
 def test_what_is_put_in_front_is_nearer_and_has_a_surface(views, atlas):
     _, before, was_valid = views
-    _, depth, valid = in_the_wild(1, *views, atlas)
+    _, depth, valid = in_the_wild(1, *views, 1, atlas)
     painted = depth != before
     assert (depth[painted] < before[painted]).all() and valid[painted].all()
     assert torch.equal(valid & ~painted, was_valid & ~painted)
@@ -47,14 +47,14 @@ def test_what_is_put_in_front_is_nearer_and_has_a_surface(views, atlas):
 def test_people_stand_in_the_scene_and_leaves_are_nearer_than_all_of_it(views, atlas, monkeypatch):
     for kind, least, most in ((1, 4.8, 4.9), (2, 0.5, 4.8)):
         monkeypatch.setattr(module, "KINDS", tuple(float(i == kind) for i in range(3)))
-        _, depth, _ = in_the_wild(1, *views, atlas)
+        _, depth, _ = in_the_wild(1, *views, 1, atlas)
         painted = depth[depth != views[1]]
         assert len(painted) and least < painted.min() and painted.max() < most
 
 
 def test_where_nothing_is_painted_a_surface_changes_its_tone_alone_and_the_sky_its_clouds(views, atlas, monkeypatch):
     monkeypatch.setattr(module, "KINDS", (1.0, 0.0, 0.0))
-    images, depth, valid = in_the_wild(1, *views, atlas)
+    images, depth, valid = in_the_wild(1, *views, 1, atlas)
     assert torch.equal(depth, views[1]) and torch.equal(valid, views[2])
     wall, sky = images[:, 0, :, SIZE[0] // 2 :], images[:, 0, :, : SIZE[0] // 2]
     assert torch.allclose(wall, wall[..., :1, :1].expand_as(wall))  # one tone in one view

@@ -61,10 +61,8 @@ class SyntheticSource:
         if turn // 2 % 2 == 1:
             images, depth, valid, cameras = images.flip(-1), depth.flip(-1), valid.flip(-1), mirror(cameras)
         if shape.wild:
-            # Nobody can know on which day a target was taken: targets stay as they are.
-            n, parts = shape.context, (images, depth, valid)
-            changed = in_the_wild(sample_seed(seed, "wild", turn), *(part[:, :n] for part in parts), self.atlas)
-            images, depth, valid = (torch.cat([new, old[:, n:]], 1) for new, old in zip(changed, parts, strict=True))
+            own_seed = sample_seed(seed, "wild", turn)
+            images, depth, valid = in_the_wild(own_seed, images, depth, valid, shape.context, self.atlas)
         return Batch(images, cameras, depth, valid, shape.context, drawn.names[half])
 
     def draw(self, seed: int, shape: Shape) -> Batch:

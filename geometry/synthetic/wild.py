@@ -20,20 +20,24 @@ HIDES = 0.98  # what is this much nearer than the surface behind it hides it
 
 
 def in_the_wild(
-    seed: int, images: Tensor, depth: Tensor, valid: Tensor, atlas: Tensor
+    seed: int, images: Tensor, depth: Tensor, valid: Tensor, inputs: int, atlas: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`images` [B, V, 3, H, W] in [0, 1], z-`depth` and `valid` [B, V, H, W] (false: the sky), changed view by view.
+    """`images` [B, V, 3, H, W] in [0, 1], z-`depth` and `valid` [B, V, H, W] whose first `inputs` views are changed.
 
-    Depth of the sky is finite and behind all else. A pure function of the seed on each kind of device; nothing is read
-    back to the host. `atlas` is one of `make_atlas`.
+    Nobody can know on which day a target is taken: the others stay as they are. Depth is finite, that of the sky (not
+    `valid`) behind all else. A pure function of the seed on each kind of device; nothing is read back to the host.
+    `atlas` is one of `make_atlas`.
     """
-    lead = images.shape[:2]
-    images, depth, valid = (each.flatten(0, 1) for each in (images, depth, valid))
+    before = images, depth, valid
+    images, depth, valid = (part[:, :inputs].flatten(0, 1) for part in before)
     dice = Dice(seed, len(images), images.device)
     images = torch.where(valid[:, None], images, other_sky(dice, images, atlas))
     images, depth, valid = put_in_front(dice, images, depth, valid, atlas)
-    images = other_tones(dice, images)
-    return tuple(each.unflatten(0, lead) for each in (images, depth, valid))
+    changed = other_tones(dice, images), depth, valid
+    return tuple(
+        torch.cat([new.unflatten(0, (-1, inputs)), old[:, inputs:]], 1)
+        for new, old in zip(changed, before, strict=True)
+    )
 
 
 def other_sky(dice: Dice, images: Tensor, atlas: Tensor) -> Tensor:
