@@ -89,9 +89,8 @@ def _sorted(
     """The `splats` on one camera's screen, and each tile's list of them, nearest first: what `blend` walks over."""
     kernels.project(*scene, *camera, near, far, antialiased, splats)
     tiles_x, tiles_y = kernels.tiles(*camera[-2:])
-    first, starts, ids = kernels.bin_splats(splats, tiles_x, tiles_y)
-    kernels.sort_tiles(starts, ids, splats.view(np.int32))
-    return splats, first, starts, ids, tiles_x
+    first, starts, keys = kernels.bin_splats(splats, splats.view(np.int32), tiles_x, tiles_y)
+    return splats, first, starts, kernels.sort_tiles(starts, keys), tiles_x
 
 
 def _memory(kernels: SimpleNamespace, count: int) -> np.ndarray:
@@ -183,7 +182,7 @@ def _kernels():
 def _load() -> SimpleNamespace:
     """Import the kernels, which compiles them or loads them from the cache; says so on stderr when it takes long."""
     package = Path(__file__).parent
-    shared = [package.parent / "geometry" / "cpu" / name for name in ("__init__.py", "lanes.py")]
+    shared = [package.parent / "geometry" / "cpu" / name for name in ("__init__.py", "lanes.py", "turns.py")]
     try:
         with compiling("the CPU renderer", 20, [*shared, package / "sh.py", *sorted((package / "cpu").glob("*.py"))]):
             from splat.cpu import binning, blending, projection, projection_vjp
