@@ -21,7 +21,7 @@ from splat.render import back_project
 from splat.sh import C0
 
 NEAR = 0.1  # nothing nearer is drawn, in the unit of the network's cameras: one splat would fill the picture
-FAINT = 0.01  # what a Gaussian weighs in a tile, below which that tile is left out: a tenth to two fifths of all
+FAINT = 0.03  # what a Gaussian weighs in a tile, below which that tile is left out: 0.14 to 0.44 of all
 LEAST = 0.2  # a Gaussian with a smaller share in all pixels together takes less of what they lack
 DETAIL = 4.0  # the finest detail of what is missing goes back 1 + this times (docs/nano.md has the choice)
 STEPS = (0.15, 0.1)  # the longest, of the logit of opacity and of that of the size
