@@ -70,7 +70,7 @@ def test_the_packaged_network_has_poses_of_its_own(atlas):
     """Small pictures and few scenes: what counts is that the weights belong to the code; the card has the figures."""
     args, model = replace(ARGS, size=126, context=3), GaussianModel.from_pretrained("nano")
     own, unturned = 0.0, 0.0
-    for number in range(4):
+    for number in range(10):  # two of the first four it hardly turns
         sample = procedural.draw(args, number, atlas)
         images, cameras = sample.images[:3], sample.cameras[:3]
         own += rotation_error(procedural.predict(images, None, model, ("cameras",)).cameras, cameras)
