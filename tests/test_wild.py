@@ -66,8 +66,7 @@ def test_inputs_of_a_wild_draw_are_changed_and_targets_are_not():
     source = SyntheticSource(torch.device("cpu"), textures=4)
     for turn in (0, 3):
         plain, wild = (source.batch(1, Shape(2, 3, 1, (28, 28), wild=wild), turn) for wild in (False, True))
-        assert torch.equal(plain.images[:, 3:], wild.images[:, 3:]) and torch.equal(
-            plain.depth[:, 3:], wild.depth[:, 3:]
-        )
+        for name in ("images", "depth", "valid"):
+            assert torch.equal(getattr(plain, name)[:, 3:], getattr(wild, name)[:, 3:])
         assert (plain.images[:, :3] != wild.images[:, :3]).flatten(2).any(-1).all()
         assert torch.equal(plain.cameras.w2c, wild.cameras.w2c)

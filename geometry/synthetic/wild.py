@@ -17,6 +17,7 @@ from .textures import lookup, side
 SPOTS = 24  # ellipses in a view with something in front: so many leaves, or half as many people
 KINDS = (0.35, 0.35, 0.3)  # weights of a free view, people, leaves before the lens
 HIDES = 0.98  # what is this much nearer than the surface behind it hides it
+Z, TINT = 5, 6  # columns of a spot, after its ellipse's centre, half axes and turn: z-depth and colour (3)
 
 
 def in_the_wild(
@@ -61,19 +62,19 @@ def put_in_front(
     kind = dice.choice(KINDS)[:, None]
     people, leaves = people_in(dice, depth, valid, frame), leaves_before(dice, depth, frame)
     spots = torch.where((kind == 1)[..., None], people, leaves)
-    spots[..., 5].masked_fill_(kind == 0, torch.inf)
-    order = spots[..., 5].argsort(1, descending=True)  # the nearest last
+    spots[..., Z].masked_fill_(kind == 0, torch.inf)
+    order = spots[..., Z].argsort(1, descending=True)  # the nearest last
     spots = spots.gather(1, order[..., None].expand_as(spots))
 
     front, shown = depth, torch.full_like(depth, -1, dtype=torch.int64)
     for k in range(SPOTS):
-        left, top, wide, tall, turn, z = spots[:, k, :6, None, None].unbind(1)
+        left, top, wide, tall, turn, z = spots[:, k, :TINT, None, None].unbind(1)
         along = ((x - left) * torch.cos(turn) + (y - top) * torch.sin(turn)) / wide
         across = ((y - top) * torch.cos(turn) - (x - left) * torch.sin(turn)) / tall
         here = (along.square() + across.square() < 1) & (z < HIDES * front)
         front, shown = torch.where(here, z, front), shown.masked_fill(here, k)
     painted = shown >= 0
-    tints = spots[..., 6:].gather(1, shown.clamp_min(0).flatten(1)[..., None].expand(-1, -1, 3))
+    tints = spots[..., TINT:].gather(1, shown.clamp_min(0).flatten(1)[..., None].expand(-1, -1, 3))
     tints = tints.unflatten(1, (height, width)).movedim(-1, 1)
     cloth = surface(dice, images, atlas, repeats=(2.0, 12.0))
     images = torch.where(painted[:, None], (tints * (0.4 + cloth)).clamp(0, 1), images)
@@ -81,9 +82,9 @@ def put_in_front(
 
 
 def people_in(dice: Dice, depth: Tensor, valid: Tensor, frame: tuple[float, float]) -> Tensor:
-    """Bodies and heads [R, SPOTS, 9]: centre, half axes and turn of an ellipse, z-depth and tint.
+    """Bodies and heads [R, SPOTS, 9] of people who stand where a surface is seen; those without one are at infinity.
 
-    Lengths count in longer sides of the image, of which `frame` is the size. They stand where a surface is seen.
+    Lengths count in longer sides of the image, of which `frame` (width, height) is the size.
     """
     n = SPOTS // 2
     foot_x, foot_y = dice.uniform(n, high=frame[0]), dice.uniform(n, low=0.4 * frame[1], high=frame[1])
