@@ -89,7 +89,7 @@ def _sorted(
     """The `splats` on one camera's screen, and each tile's list of them, nearest first: what `blend` walks over."""
     kernels.project(*scene, *camera, near, far, antialiased, splats)
     tiles_x, tiles_y = kernels.tiles(*camera[-2:])
-    first, starts, keys = kernels.bin_splats(splats, splats.view(np.int32), tiles_x, tiles_y)
+    first, starts, keys = kernels.bin_splats(splats, tiles_x, tiles_y)
     return splats, first, starts, kernels.sort_tiles(starts, keys), tiles_x
 
 

@@ -21,13 +21,13 @@ def tile_rectangle(splats, i):
     return x0 // TILE_WIDTH, (x1 - 1) // TILE_WIDTH + 1, y0 // TILE_HEIGHT, (y1 - 1) // TILE_HEIGHT + 1
 
 
-@njit("Tuple((int64[::1], int64[::1], int64[::1]))(float32[:, ::1], int32[:, ::1], int64, int64)", **_KERNEL)
-def bin_splats(splats, splat_bits, tiles_x, tiles_y):
+@njit("Tuple((int64[::1], int64[::1], int64[::1]))(float32[:, ::1], int64, int64)", **_KERNEL)
+def bin_splats(splats, tiles_x, tiles_y):
     """Lists of splats by tile, in the order of the splats.
 
     Returns `first` [N + 1], where splat i owns the (splat, tile) pairs first[i] to first[i + 1], row by row of its
     tiles; `starts` [tiles + 1]; and `keys`: tile t shows the splats of keys[starts[t]:starts[t + 1]], each its depth
-    above its number. `splat_bits` are the splats seen as int32: the bits of positive floats sort like the floats.
+    above its number.
     """
     n, tiles = len(splats), tiles_x * tiles_y
     first = np.empty(n + 1, np.int64)
@@ -52,10 +52,11 @@ def bin_splats(splats, splat_bits, tiles_x, tiles_y):
             end += count
         starts[tile + 1] = end
     keys = np.empty(starts[tiles], np.int64)
+    bits = splats.view(np.int32)  # those of positive floats sort like the floats
     for block in prange(_BLOCKS):
         for i in range(block * n // _BLOCKS, (block + 1) * n // _BLOCKS):
             x0, x1, y0, y1 = tile_rectangle(splats, i)
-            key = (np.int64(splat_bits[i, DEPTH]) << 32) | i
+            key = (np.int64(bits[i, DEPTH]) << 32) | i
             for ty in range(y0, y1):
                 for tx in range(x0, x1):
                     keys[cursors[block, ty * tiles_x + tx]] = key

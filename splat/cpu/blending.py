@@ -34,6 +34,13 @@ _KERNEL = {"parallel": True, "cache": True, **_HELPER}
 
 
 @njit(**_HELPER)
+def _place(tile, tiles_x, height, width):
+    """The corner (left, top) of a tile in the image, and how many of its columns and rows lie in it."""
+    left, top = tile % tiles_x * TILE_WIDTH, tile // tiles_x * TILE_HEIGHT
+    return left, top, min(TILE_WIDTH, width - left), min(TILE_HEIGHT, height - top)
+
+
+@njit(**_HELPER)
 def _start_transmittance(state, columns, rows):
     """Plane 0 of a tile: 1 in the image, -1 outside."""
     for y in range(TILE_HEIGHT):
@@ -103,9 +110,7 @@ def _pass(state, p, s, opacity, limit):
 @njit(**_HELPER)
 def _blend_tile(tile, splats, starts, ids, tiles_x, color, depth, transmittance, used, faint):
     """`blend` for one tile."""
-    height, width = depth.shape
-    left, top = tile % tiles_x * TILE_WIDTH, tile // tiles_x * TILE_HEIGHT
-    columns, rows = min(TILE_WIDTH, width - left), min(TILE_HEIGHT, height - top)
+    left, top, columns, rows = _place(tile, tiles_x, depth.shape[0], depth.shape[1])
     state = np.zeros(5 * PLANE, np.float32)  # transmittance, red, green, blue, depth
     near = np.empty((AHEAD, COLUMNS), np.float32)
     _start_transmittance(state, columns, rows)
@@ -172,9 +177,7 @@ def _blend_vjp_tile(
     color, depth, transmittance, v_color, v_depth, v_transmittance, v_splats,
 ):  # fmt: skip
     """`blend_vjp` for one tile."""
-    height, width = depth.shape
-    left, top = tile % tiles_x * TILE_WIDTH, tile // tiles_x * TILE_HEIGHT
-    columns, rows = min(TILE_WIDTH, width - left), min(TILE_HEIGHT, height - top)
+    left, top, columns, rows = _place(tile, tiles_x, depth.shape[0], depth.shape[1])
     state = np.zeros(6 * PLANE, np.float32)  # transmittance, rest, v_red, v_green, v_blue, v_depth
     near = np.empty((AHEAD, COLUMNS), np.float32)
     _start_transmittance(state, columns, rows)
@@ -264,9 +267,7 @@ def blend_vjp(
 @njit(**_HELPER)
 def _gather_tile(tile, splats, starts, ids, tiles_x, first, used, color, values, sums):
     """`gather` for one tile."""
-    height, width, _ = values.shape
-    left, top = tile % tiles_x * TILE_WIDTH, tile // tiles_x * TILE_HEIGHT
-    columns, rows = min(TILE_WIDTH, width - left), min(TILE_HEIGHT, height - top)
+    left, top, columns, rows = _place(tile, tiles_x, values.shape[0], values.shape[1])
     state = np.zeros(6 * PLANE, np.float32)  # transmittance, rest (see blend_vjp), values
     near = np.empty((AHEAD, COLUMNS), np.float32)
     _start_transmittance(state, columns, rows)
