@@ -52,10 +52,7 @@ class TrainConfig:
     textures: int = 768  # size of the synthetic texture atlas
     wide_share: float = 0.0  # share of the synthetic draws whose views stand far apart around what they look at
     lens_share: float = 0.0  # share of the synthetic draws in most of whose scenes each view has a lens of its own
-    wild_share: float = (
-        0.0  # share of the synthetic draws whose inputs are of different days: other tones, other skies,
-    )
-    # people and leaves in front that no other view has
+    wild_share: float = 0.0  # share of the synthetic draws whose inputs are of other days: tones, skies, passers-by
     sizes: tuple[tuple[int, int], ...] = (
         (252, 252),
         (196, 252),
