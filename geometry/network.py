@@ -13,6 +13,7 @@ from geometry.camera_heads import CameraDecoder, CameraEncoder, decode_cameras
 from geometry.cameras import Cameras
 from geometry.correlation_decoder import CorrelationDecoder, compared_grid
 from geometry.dpt import DualDPT
+from geometry.exposure import evened, exposures
 from geometry.pixel_sweep import pixel_sweep
 from geometry.precision import in_float32, of_heads
 from geometry.presets import PATCH, NetworkConfig
@@ -78,12 +79,13 @@ class Geometry:
 class Features:
     """What `encode` hands to the heads."""
 
-    images: Tensor  # [B, V, 3, H, W] in [0, 1], as given
+    images: Tensor  # [B, V, 3, H, W] in [0, 1], as given; `evened` by `exposure`, where there is one
     cameras: Cameras | None  # [B, V], as given
     patches: tuple[Tensor, ...]  # four times [B, V, P, 2E]; E in a monocular network
     camera: Tensor  # [B, V, 2E]; E in a monocular network
     cue: Cue | None  # of the matching cue, where the network has one
     reference: Tensor  # [B] int, the view whose frame is the world where no cameras were given
+    exposure: Tensor | None = None  # [B, V, 3] of `geometry.exposure`, where the matching cue compared views
     layers: dict[int, Tensor] = field(default_factory=dict)  # `export_layers` by block: [B, V, ph, pw, E], normalised
 
     @property
@@ -141,13 +143,16 @@ class GeometryNetwork(nn.Module):
         """
         check_images(images, cameras)
         check_strategy(reference_view)
-        tokens, cue = None, None
+        tokens, cue, exposure = None, None, None
         if cameras is not None:
             with in_float32(images):
                 tokens = self.cam_enc(cameras)
         if self.cue is not None:
             cue = self.cue(images, cameras)
         compared = None if cue is None else cue.compared
+        if compared is not None:
+            exposure = exposures(images, cue.log_depth, cameras)
+            images = evened(images, exposure)
         seen = self.backbone(
             normalize_images(images),
             tokens,
@@ -156,7 +161,7 @@ class GeometryNetwork(nn.Module):
             patch_bias=None if cue is None else cue.patch_bias,
             relative=None if compared is None else compared.relative,
         )
-        return Features(images, cameras, seen.patches, seen.camera, cue, seen.reference, seen.layers)
+        return Features(images, cameras, seen.patches, seen.camera, cue, seen.reference, exposure, seen.layers)
 
     def decode(self, features: Features, *, rays: bool = False) -> Geometry:
         """Geometry from features; the ray branch runs only when asked for."""

@@ -1,5 +1,7 @@
 """Views of different days: what is painted over a scene's views, and what stays."""
 
+import math
+
 import pytest
 import torch
 
@@ -54,12 +56,15 @@ def test_people_stand_in_the_scene_and_leaves_are_nearer_than_all_of_it(views, a
 
 def test_where_nothing_is_painted_a_surface_changes_its_tone_alone_and_the_sky_its_clouds(views, atlas, monkeypatch):
     monkeypatch.setattr(module, "KINDS", (1.0, 0.0, 0.0))
-    images, depth, valid = in_the_wild(1, *views, 1, atlas)
-    assert torch.equal(depth, views[1]) and torch.equal(valid, views[2])
-    wall, sky = images[:, 0, :, SIZE[0] // 2 :], images[:, 0, :, : SIZE[0] // 2]
+    before = [part.unflatten(0, (12, 2)).flatten(1, 2) for part in views]
+    images, depth, valid = in_the_wild(1, *before, 2, atlas)
+    assert torch.equal(depth, before[1]) and torch.equal(valid, before[2])
+    wall, sky = images[..., SIZE[0] // 2 :, :], images[..., : SIZE[0] // 2, :]
     assert torch.allclose(wall, wall[..., :1, :1].expand_as(wall))  # one tone in one view
-    assert wall[:, :, 0, 0].std(0).min() > 0.02  # another in the next
-    assert (sky.flatten(2).std(-1).amax(1) > 1e-3).float().mean() > 0.6  # few textures are plain
+    tone = wall[..., 0, 0]
+    assert (tone[:, 0] - tone[:, 1]).std(0).min() > 0.02  # another in the next
+    assert (tone.log().mean(1) - math.log(0.4)).abs().max() < 0.01  # and between them that of the targets
+    assert (sky.flatten(-2).std(-1).amax(-1) > 1e-3).float().mean() > 0.6  # few textures are plain
 
 
 def test_inputs_of_a_wild_draw_are_changed_and_targets_are_not():

@@ -34,7 +34,7 @@ def in_the_wild(
     dice = Dice(seed, len(images), images.device)
     images = torch.where(valid[:, None], images, other_sky(dice, images, atlas))
     images, depth, valid = put_in_front(dice, images, depth, valid, atlas)
-    changed = other_tones(dice, images), depth, valid
+    changed = other_tones(dice, images, inputs), depth, valid
     return tuple(
         torch.cat([new.unflatten(0, (-1, inputs)), old[:, inputs:]], 1)
         for new, old in zip(changed, before, strict=True)
@@ -134,9 +134,17 @@ def surface(dice: Dice, images: Tensor, atlas: Tensor, repeats: tuple[float, flo
     return torch.stack(lookup(atlas, texture, u, v, level), 1)
 
 
-def other_tones(dice: Dice, images: Tensor) -> Tensor:
-    """Images [R, 3, H, W] in the brightness, contrast and colours of another camera and hour, some hardly changed."""
+def other_tones(dice: Dice, images: Tensor, inputs: int) -> Tensor:
+    """Images [B * inputs, 3, H, W] in the brightness, contrast and colours of other cameras and hours.
+
+    Some change little. The mean over the inputs of a scene stays, as the best guess at the tones of a target.
+    """
+
+    def about_mean(log: Tensor) -> Tensor:
+        log = log.unflatten(0, (-1, inputs))
+        return (log - log.mean(1, keepdim=True)).flatten(0, 1)
+
     amount = dice.uniform(1, 1, 1)
-    gamma = torch.exp(amount * dice.normal(1, 1, 1, std=0.3))
-    gain = torch.exp(amount * (dice.normal(1, 1, 1, std=0.2) + dice.normal(3, 1, 1, std=0.08)))
+    gamma = torch.exp(about_mean(amount * dice.normal(1, 1, 1, std=0.3)))
+    gain = torch.exp(about_mean(amount * (dice.normal(1, 1, 1, std=0.2) + dice.normal(3, 1, 1, std=0.08))))
     return (images.clamp_min(1e-4) ** gamma * gain).clamp(0, 1)
