@@ -162,7 +162,7 @@ def score_window(
         }
     gaussians = result.gaussians
     if args.refine:
-        gaussians = refine(gaussians, result.images, result.cameras, args.refine, fixed=result.backdrop)
+        gaussians = refine(gaussians, result.evened, result.cameras, args.refine, fixed=result.backdrop)
     with torch.inference_mode():
         color = render(gaussians, targets.to(gaussians.means.device, torch.float32)).color.clamp(0, 1).cpu()
     nearest = torch.cdist(cameras.centers[context:], cameras.centers[:context]).argmin(1)

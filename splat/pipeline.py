@@ -165,11 +165,11 @@ def _refined(result: Reconstruction, steps: int) -> tuple[Reconstruction, str]:
     def score(gaussians: Gaussians) -> float:
         with torch.inference_mode():
             pictures = render(gaussians, result.cameras).color.movedim(-1, -3)
-        return float(np.mean([psnr(a, b) for a, b in zip(pictures, result.images)]))
+        return float(np.mean([psnr(a, b) for a, b in zip(pictures, result.evened)]))
 
     better = refine_gaussians(
         result.gaussians,
-        result.images,
+        result.evened,
         result.cameras,
         steps,
         fixed=result.backdrop,

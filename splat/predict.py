@@ -34,6 +34,8 @@ CamerasFrom = Literal["decoder", "rays", "matches"]
 # 504 pixels), wider networks take more.
 _BYTES_PER_PIXEL = 1500
 
+_SEEN = 0.05  # exposures that are less off their mean are not told of
+
 _ONE_PHOTO = "depth of one photo alone is a guess, and its unit the mean distance of what is seen"
 
 
@@ -52,6 +54,7 @@ class Prediction:
     gaussians: Gaussians | None = None  # [N]
     backdrop: int = 0  # how many of these, the last ones, are of the sphere behind all others
     features: dict[int, Tensor] = field(default_factory=dict)  # patch tokens [V, ph, pw, E] by block
+    exposure: Tensor | None = None  # [V, 3], where views were brought to one: `geometry.exposure`
     metres: float | None = None  # length of the unit, where the network knows it
     notes: tuple[str, ...] = ()  # what the user should know
 
@@ -91,11 +94,12 @@ def predict(
     wanted, `mode` is "float32" or "bfloat16" (default: `geometry.precision.default_precision`).
 
     Where cameras are given to a network with a matching cue (`nano`), depth is brought to where its views agree
-    (`geometry.consistency`), which its Gaussians are not. A network without a Gaussian head gives splats made of its
-    depth, which a note says. Where a network predicts cameras even though some are given, its world is brought to
-    theirs by the similarity of `geometry.alignment.align_cameras`: that says what holds for one view, two, and cameras
-    in a line. Runs where the model is. Raises ValueError for what does not fit or cannot be had from this network,
-    MemoryError, with what to lower, when there is too little memory.
+    (`geometry.consistency`), which its Gaussians are not. These have the mean exposure of the images
+    (`geometry.exposure`); a note says by how much the images differ from it, if that can be seen. A network without a
+    Gaussian head gives splats made of its depth, which a note says. Where a network predicts cameras even though some
+    are given, its world is brought to theirs by the similarity of `geometry.alignment.align_cameras`: that says what
+    holds for one view, two, and cameras in a line. Runs where the model is. Raises ValueError for what does not fit or
+    cannot be had from this network, MemoryError, with what to lower, when there is too little memory.
     """
     _check(images, cameras, K, photos, outputs, frame, cameras_from)
     device = next(model.parameters()).device
@@ -220,6 +224,9 @@ def _any_view(images, world: _World, K, model, outputs, backdrop, frame, cameras
         metres = None if notes else 1.0
     if network.cue is not None and len(images) == 1:
         notes.append(_ONE_PHOTO)
+    exposure = None if features.exposure is None else features.exposure[0]
+    if exposure is not None and wanted:
+        notes += _uneven(exposure)
     geometry = geometry.to(torch.float32)
     with in_float32(images):  # world coordinates have no digits to lose
         home = _identity(geometry) if frame == "network" else world.home(geometry.cameras)
@@ -243,6 +250,7 @@ def _any_view(images, world: _World, K, model, outputs, backdrop, frame, cameras
         gaussians=gaussians,
         backdrop=behind,
         features=layers,
+        exposure=exposure,
         metres=None if metres is None else metres / float(home.scale),
         notes=tuple(notes),
     )
@@ -301,6 +309,14 @@ def _monocular(images, cameras, K, model: MonocularModel, outputs, export_layers
         metres=None if focal is None else 1.0,
         notes=notes,
     )
+
+
+def _uneven(exposure: Tensor) -> list[str]:
+    """A note if the tones of the pictures will differ from those of some photo in a way that is seen."""
+    most = float(exposure.log().abs().max().expm1())
+    if most < _SEEN:
+        return []
+    return [f"exposure or white balance of the photos is up to {most:.0%} off their mean, which the Gaussians have"]
 
 
 def _plain_splats(name: str) -> str:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from geometry.cameras import Cameras
+from geometry.exposure import evened
 from splat.gaussians import Gaussians
 from splat.predict import Model, predict
 
@@ -21,7 +22,9 @@ class Reconstruction:
     `images` [V, 3, H, W] are the inputs in [0, 1], `names` theirs; `weights` names the network and its licence; `notes`
     are what the user should know. Networks that see sky give `sky` [V, H, W], about 1 there; those that see each image
     alone give no `confidence`. `metres` is the length of the unit where it is known. `backdrop` of the Gaussians, the
-    last ones, are of the sphere behind all others (`splat.backdrop`). Tensors are where the network ran.
+    last ones, are of the sphere behind all others (`splat.backdrop`). `exposure` [V, 3] is how much brighter each image
+    is than all are on average, where the Gaussians have that average (`geometry.exposure`). Tensors are where the
+    network ran.
     """
 
     gaussians: Gaussians
@@ -35,9 +38,15 @@ class Reconstruction:
     sky: Tensor | None = None
     metres: float | None = None
     backdrop: int = 0
+    exposure: Tensor | None = None
+
+    @property
+    def evened(self) -> Tensor:
+        """The images [V, 3, H, W] as the Gaussians show them: at one exposure."""
+        return self.images if self.exposure is None else evened(self.images, self.exposure)
 
     def to(self, device: torch.device | str) -> Reconstruction:
-        tensors = ("gaussians", "cameras", "depth", "confidence", "images", "sky")
+        tensors = ("gaussians", "cameras", "depth", "confidence", "images", "sky", "exposure")
         present = (name for name in tensors if getattr(self, name) is not None)
         return replace(self, **{name: getattr(self, name).to(device) for name in present})
 
@@ -68,4 +77,5 @@ def reconstruct(
         sky=seen.sky,
         metres=seen.metres,
         backdrop=seen.backdrop,
+        exposure=seen.exposure,
     )

@@ -27,7 +27,7 @@ class Ours:
         result = reconstruct(images, cameras, self.model, cameras_from=self.options.cameras_from)
         gaussians = result.gaussians
         if self.options.refine:
-            gaussians = refine(gaussians, result.images, result.cameras, self.options.refine, fixed=result.backdrop)
+            gaussians = refine(gaussians, result.evened, result.cameras, self.options.refine, fixed=result.backdrop)
         return Splats(gaussians, result.cameras, self.protocol)
 
 
