@@ -25,8 +25,8 @@ class Augmentation:
 
     mirror: float = 0.5  # share of scenes that are mirrored left to right
     zoom: float = 1.0  # photos are enlarged by a factor from 1 to this before the window is cut
-    shift: float = 0.0  # how far the window may lie off the centre, from 0 to 1 = the border of the photo; moves the
-    # principal point, which networks that take the field of view alone (all published ones) cannot be told
+    # Moves the principal point, which networks that take the field of view alone (all published ones) cannot be told.
+    shift: float = 0.0  # how far the window may lie off the centre, from 0 to 1 = the border of the photo
     gamma: float = 1.25  # brightness to a power from 1 / gamma to gamma
     gain: float = 0.15  # each colour channel times 1 - gain to 1 + gain
 

@@ -53,12 +53,7 @@ class TrainConfig:
     wide_share: float = 0.0  # share of the synthetic draws whose views stand far apart around what they look at
     lens_share: float = 0.0  # share of the synthetic draws in most of whose scenes each view has a lens of its own
     wild_share: float = 0.0  # share of the synthetic draws whose inputs are of other days: tones, skies, passers-by
-    sizes: tuple[tuple[int, int], ...] = (
-        (252, 252),
-        (196, 252),
-        (168, 252),
-        (252, 196),
-    )  # image sizes, multiples of 14
+    sizes: tuple[tuple[int, int], ...] = ((252, 252), (196, 252), (168, 252), (252, 196))  # of images, multiples of 14
     geometry_sizes: tuple[tuple[int, int], ...] = ((196, 196), (168, 224), (196, 252), (224, 168))  # in geometry steps
     contexts: tuple[int, ...] = (2, 3, 4, 4, 4, 6)  # numbers of input views, drawn with equal chance
     targets: int = 2  # target views beside the inputs
