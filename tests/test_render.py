@@ -2,6 +2,7 @@
 
 import math
 import os
+import platform
 import subprocess
 import sys
 import threading
@@ -331,6 +332,28 @@ def test_threads_sleep_as_the_user_wants(monkeypatch, chosen, then):
     monkeypatch.setattr(os, "environ", dict(chosen))
     let_threads_sleep()
     assert os.environ == then
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
+def test_freed_memory_is_kept_unless_the_user_has_tuned_it():
+    program = """
+import resource, torch
+from geometry.compiled import keep_memory
+keep_memory()
+faults = []
+for _ in range(4):
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+    blocks = [torch.ones(250_000 * n) for n in (1, 7, 3, 20, 9, 27, 5)]
+    while blocks:
+        blocks.pop()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults[1])
+"""
+    plain = {name: value for name, value in os.environ.items() if "MALLOC" not in name and name != "GLIBC_TUNABLES"}
+    faults = [
+        int(subprocess.run([sys.executable, "-c", program], env=plain | own, capture_output=True, check=True).stdout)
+        for own in ({}, {"MALLOC_MMAP_THRESHOLD_": "1000000"})
+    ]
+    assert faults[0] < 5000 < 25_000 < faults[1]  # pages that were cleared again; the blocks have 17,600 in each turn
 
 
 @pytest.mark.cuda
