@@ -19,7 +19,7 @@ from geometry.reprojection import reproject
 NEIGHBORS = 3  # views with which each is compared, at most
 SAME_SURFACE = 0.9  # the fine channel of `reproject` is nearer to 0: depths agree within 4 %
 DARK, BRIGHT = 0.04, 0.96  # values beyond are noise, or cut off
-DOUBT = 16.0  # gains are held to 1 as if by so many pixels, of maps of four cells a patch
+DOUBT = 4.0  # gains are held to 1 as if by so many cells, of four in a patch
 SLIGHT = 0.03  # gains closer to 1 than this are more likely a gloss or a shadow, and fade
 
 
@@ -35,8 +35,8 @@ def exposures(images: Tensor, log_depth: Tensor, cameras: Cameras) -> Tensor:
         return images.new_ones(batch, 1, 3)
     # Autocast would round the equations.
     with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
-        # Means over a few pixels, so that noise and a depth that is a little wrong count less.
-        size = (4 * height // PATCH, 4 * width // PATCH)
+        # Means over 7x7 pixels, so that noise and a depth that is a little wrong count less.
+        size = (2 * height // PATCH, 2 * width // PATCH)
         small = F.interpolate(images.float().flatten(0, 1), size, mode="area").unflatten(0, (batch, views))
         depth = F.interpolate(log_depth.float(), size, mode="nearest").exp()
         index, _ = neighbors(cameras, NEIGHBORS)

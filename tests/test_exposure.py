@@ -94,6 +94,7 @@ def test_no_gradient_comes_back():
 
 
 @pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_cuda_agrees_with_the_cpu():
     images, depth, cameras = wall()
     photos = images * GAINS[..., None, None]
