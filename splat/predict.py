@@ -240,7 +240,7 @@ def _any_view(images, world: _World, K, model, outputs, backdrop, frame, cameras
             if frame == "given":
                 gaussians = transform(gaussians, home.rotation, home.translation, home.scale / factor)
         elif wanted:
-            gaussians = splats_from_depth(images, depth, geometry.confidence[0], cameras)
+            gaussians = splats_from_depth(features.images[0], depth, geometry.confidence[0], cameras)
             notes.append(_plain_splats(network.name))
     return Prediction(
         cameras=cameras if "cameras" in outputs else None,
