@@ -35,8 +35,8 @@ def let_threads_sleep() -> None:
 def keep_memory() -> None:
     """Have glibc keep what is freed for what comes next, unless the user has tuned it; elsewhere nothing happens.
 
-    By default large blocks go back to the system, and the next forward waits while fresh pages are cleared: 30,000 of
-    them, 3 to 7 % of its time (docs/nano.md). The process stays as large as it once was.
+    By default it goes back to the system, and the next forward waits while fresh pages are cleared: 30,000 of them, 3
+    to 8 % of its time (docs/nano.md). The process stays as large as it once was.
     """
     tuned = {"GLIBC_TUNABLES", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"}
     if platform.libc_ver()[0] != "glibc" or not tuned.isdisjoint(os.environ):
