@@ -53,7 +53,7 @@ class MonocularNetwork(nn.Module):
         """Features of images [B, V, 3, H, W] in [0, 1]; see `GeometryNetwork.encode`."""
         check_images(images)
         tokens = self.backbone(normalize_images(images), export_layers=export_layers)
-        return Features(images, None, tokens.patches, tokens.camera, None, tokens.reference, layers=tokens.layers)
+        return Features(images, None, tokens.patches, tokens.camera, None, tokens.reference, tokens.layers)
 
     def decode(self, features: Features) -> MonocularGeometry:
         """Depth and sky from features; the sky lies as deep as the far end of the rest of the V views."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +11,7 @@ from geometry.backbone import Backbone
 from geometry.camera_heads import CameraDecoder, CameraEncoder, decode_cameras
 from geometry.cameras import Cameras
 from geometry.correlation_decoder import CorrelationDecoder, compared_grid
+from geometry.cue import Comparison, Cue, MatchingCue
 from geometry.dpt import DualDPT
 from geometry.exposure import evened, exposures
 from geometry.pixel_sweep import pixel_sweep
@@ -19,9 +19,6 @@ from geometry.precision import in_float32, of_heads
 from geometry.presets import PATCH, NetworkConfig
 from geometry.reference_view import check_strategy
 from geometry.tables import image_statistics
-
-if TYPE_CHECKING:
-    from geometry.cue import Comparison, Cue
 
 
 @dataclass(frozen=True)
@@ -85,8 +82,8 @@ class Features:
     camera: Tensor  # [B, V, 2E]; E in a monocular network
     cue: Cue | None  # of the matching cue, where the network has one
     reference: Tensor  # [B] int, the view whose frame is the world where no cameras were given
-    exposure: Tensor | None = None  # [B, V, 3] of `geometry.exposure`, where the matching cue compared views
     layers: dict[int, Tensor] = field(default_factory=dict)  # `export_layers` by block: [B, V, ph, pw, E], normalised
+    exposure: Tensor | None = None  # [B, V, 3] of `geometry.exposure`, where the matching cue compared views
 
     @property
     def size(self) -> tuple[int, int]:
@@ -121,11 +118,7 @@ class GeometryNetwork(nn.Module):
         self.cam_enc = CameraEncoder(dim, config.camera)
         compares = config.camera.correlation
         self.cam_dec = CameraDecoder(2 * dim) if compares is None else CorrelationDecoder(compares)
-        self.cue = None
-        if config.cue is not None:
-            from geometry.cue import MatchingCue
-
-            self.cue = MatchingCue(config.cue, dim, config.head.features)
+        self.cue = None if config.cue is None else MatchingCue(config.cue, dim, config.head.features)
 
     def encode(
         self,
@@ -161,7 +154,7 @@ class GeometryNetwork(nn.Module):
             patch_bias=None if cue is None else cue.patch_bias,
             relative=None if compared is None else compared.relative,
         )
-        return Features(images, cameras, seen.patches, seen.camera, cue, seen.reference, exposure, seen.layers)
+        return Features(images, cameras, seen.patches, seen.camera, cue, seen.reference, seen.layers, exposure)
 
     def decode(self, features: Features, *, rays: bool = False) -> Geometry:
         """Geometry from features; the ray branch runs only when asked for."""
