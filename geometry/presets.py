@@ -213,7 +213,7 @@ ANY_VIEW: dict[str, NetworkConfig] = {
             rgb_residual=True,
             token_norm=True,
             reprojection=3,
-            looks=2,
+            looks=1,
             backdrop=2562,
         ),
         cue=CueConfig(),
