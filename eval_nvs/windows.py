@@ -36,11 +36,11 @@ from geometry.match_cameras import photos_to_match
 from geometry.scene import Scene, open_scene, views
 from geometry.scene_depth import sparse_depth
 from geometry.view_selection import windows
+from splat.asked import CamerasFrom
 from splat.atomic import whole_file
 from splat.metrics import depth_errors, psnr, ssim
 from splat.model import GaussianModel
 from splat.perceptual import Perceptual
-from splat.predict import CamerasFrom
 from splat.reconstruct import reconstruct
 from splat.refine import refine
 from splat.render import render
@@ -68,6 +68,7 @@ class Args:
     targets: int = 2  # target views of a window
     groups: int = 2  # windows per scene
     cameras_from: Literal["given"] | CamerasFrom = "given"  # poses of the inputs: the scene's, or found without them
+    looks: int | None = None  # at its own pictures, of a network that takes any; None: as often as it was trained to
     refine: int = 0  # steps of splat.refine on the inputs after the forward pass
     seconds: float = 0  # time to fit Gaussians to the inputs of each window, from the scene's sparse points; 0: do not
     lpips_weights: Path | None = None  # AlexNet backbone of LPIPS (.npz or .safetensors); without it no LPIPS
@@ -146,10 +147,10 @@ def score_window(
     context = args.context
     inputs, targets = cameras[:context], cameras[context:]
     if args.cameras_from == "given":
-        result = reconstruct(images[:context], inputs, model)
+        result = reconstruct(images[:context], inputs, model, looks=args.looks)
         found = depth_scores(result.depth, known)
     else:
-        options = {"K": inputs.K, "cameras_from": args.cameras_from, "photos": photos}
+        options = {"K": inputs.K, "cameras_from": args.cameras_from, "photos": photos, "looks": args.looks}
         result = reconstruct(images[:context], None, model, **options)
         seen = result.cameras.to("cpu", torch.float64)
         home = align_cameras(inputs.to("cpu", torch.float64), seen, turn_by="orientations")
@@ -239,6 +240,7 @@ def main(args: Args) -> None:
             "weights": args.weights,
             "size": args.size,
             "cameras_from": args.cameras_from,
+            "looks": args.looks,
             "refine": args.refine,
             "seconds": args.seconds,
             "images": [vars(s) for s in scores],

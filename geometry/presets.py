@@ -89,7 +89,7 @@ class GaussianHeadConfig:
     rgb_residual: bool = False  # the pixel's colour is added to SH band 0
     token_norm: bool = False  # LayerNorm on the patch features, as the depth head has it; the published head does not
     reprojection: int = 0  # neighbours in which each pixel is looked up, to see whether they agree (`nano`), or none
-    looks: int = 0  # at its own pictures of the inputs, after each of which Gaussians are corrected (`nano`)
+    looks: int = 0  # at its own pictures of the inputs, after each of which it corrects the Gaussians (`nano`)
     backdrop: int = 0  # splats on a sphere behind all others, see splat.backdrop (`nano`), or none
 
     def __post_init__(self):

@@ -100,12 +100,14 @@ class GaussianModel(Pretrained, GeometryNetwork):
         """What `GeometryNetwork.forward` gives: depth, confidence and cameras, no Gaussians."""
         return super().forward(images, cameras, **options)
 
-    def gaussians(self, features: Features, geometry: Geometry, backdrop: bool = True) -> Gaussians:
+    def gaussians(
+        self, features: Features, geometry: Geometry, backdrop: bool = True, looks: int | None = None
+    ) -> Gaussians:
         """Gaussians [B, V*H*W] of what `encode` and `decode` gave, then those of its `backdrop`, where it has one.
 
-        ValueError if the network has no Gaussian head.
+        `looks` as of `stages`. ValueError if the network has no Gaussian head.
         """
-        made = self.stages(features, geometry)[-1]
+        made = self.stages(features, geometry, looks)[-1]
         behind = self.backdrop(features, geometry) if backdrop else None
         return made if behind is None else join(made, behind)
 
@@ -116,8 +118,11 @@ class GaussianModel(Pretrained, GeometryNetwork):
             return None
         return backdrop(features.images, geometry.depth, geometry.cameras, gs.backdrop, gs.sh_bases)
 
-    def stages(self, features: Features, geometry: Geometry) -> list[Gaussians]:
-        """What the Gaussian head makes, then what each look at its pictures makes of that; raises as `gaussians`."""
+    def stages(self, features: Features, geometry: Geometry, looks: int | None = None) -> list[Gaussians]:
+        """What the Gaussian head makes, then what each look at its pictures makes of that; raises as `gaussians`.
+
+        `looks` is how many, where the network takes any (`splat.correction`); None is as many as it was trained with.
+        """
         if self.gs_head is None:
             raise ValueError(
                 f"{self.config.name!r} has no Gaussian head, it gives geometry only; for Gaussians take nano or giant"
@@ -132,7 +137,7 @@ class GaussianModel(Pretrained, GeometryNetwork):
                 features.patches, normalize_images(images), lateral=features.lateral, reprojected=reprojected
             )
         stages = [self._adapt(raw, features, geometry)]
-        for _ in range(config.looks):
+        for _ in range(config.looks if looks is None else looks):
             seen = look_back(stages[-1], images, geometry.cameras)
             with of_heads(images, self.config.precision):
                 raw = self.gs_head.correction(raw, seen)

@@ -24,10 +24,11 @@ from geometry.scene import Scene, open_scene
 from geometry.scene import views as load_views
 from geometry.sfm import PosesNotFound, reconstruct_poses
 from geometry.view_selection import farthest_points, pose_distance
+from splat.asked import CamerasFrom, check_looks
 from splat.gaussians import Gaussians
 from splat.metrics import psnr
 from splat.model import GaussianModel, MonocularModel, NestedModel, from_pretrained
-from splat.predict import CamerasFrom, estimate_bytes
+from splat.predict import estimate_bytes
 from splat.reconstruct import Reconstruction
 from splat.reconstruct import reconstruct as reconstruct_views
 from splat.refine import refine as refine_gaussians
@@ -51,6 +52,7 @@ def reconstruct(
     cameras_from: Literal["auto"] | CamerasFrom = "auto",
     reference_view: str = "saddle_balanced",
     mode: Precision | None = None,
+    looks: int | None = None,
     refine: int = 0,
     backdrop: bool = True,
 ) -> Reconstruction:
@@ -59,8 +61,8 @@ def reconstruct(
     `views` is how many to use, spread over the scene (default: all, at most 12), or which, as indices. `size` is the
     long side in pixels that the network sees; photos are cut to the aspect that most have, or brought to size by a
     published `size_rule` (`geometry.preprocess`). `device` is "auto" (the GPU, if there is one), "cpu", "cuda" or
-    "cuda:1". `reference_view`, `mode` and `backdrop` are for `splat.predict.predict`. `refine` is how many steps on
-    the photos follow (`splat.refine`). Progress and notes go to `report`, a line each.
+    "cuda:1". `reference_view`, `mode`, `looks` and `backdrop` are for `splat.predict.predict`. `refine` is how many
+    steps on the photos follow (`splat.refine`). Progress and notes go to `report`, a line each.
 
     `cameras_from` says how a scene without poses gets them; "decoder", "rays" and "matches" are those of `predict`.
     "auto" is the decoder for networks that predict cameras well, and for one with a matching cue, nano, structure from
@@ -82,6 +84,7 @@ def reconstruct(
     if size < PATCH:
         raise ValueError(f"size {size} is too small; the network needs {PATCH} pixels or more")
     model = from_pretrained(weights)
+    check_looks(looks, model)
     notes: list[str] = []
     poses_given = scene.w2c is not None
     if cameras_from == "auto":
@@ -119,6 +122,7 @@ def reconstruct(
         cameras_from=cameras_from,
         reference_view=reference_view,
         mode=mode,
+        looks=looks,
         backdrop=backdrop,
     )
     for note in result.notes:

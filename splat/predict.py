@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, field, fields, replace
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from geometry.alignment import Similarity, align_cameras
 from geometry.camera_heads import normalize_cameras
-from geometry.cameras import Cameras, relative_to_first, validate
+from geometry.cameras import Cameras, relative_to_first
 from geometry.consistency import consistent_depth
 from geometry.cue import baseline_unit
 from geometry.match_cameras import cameras_from_matches
@@ -22,13 +22,10 @@ from geometry.precision import Precision, default_precision, in_float32, precisi
 from geometry.presets import NetworkConfig
 from geometry.ray_cameras import cameras_from_rays
 from splat.adapter import pose_scale
+from splat.asked import CamerasFrom, Model, Output, check_asked, check_looks
 from splat.depth_splats import splats_from_depth
 from splat.gaussians import Gaussians, transform
 from splat.model import GaussianModel, MonocularModel, NestedModel
-
-Output = Literal["depth", "cameras", "gaussians"]
-Model = GaussianModel | NestedModel | MonocularModel
-CamerasFrom = Literal["decoder", "rays", "matches"]
 
 # Peak of the forward beside the weights, per pixel of all views: nano takes 0.7 to 1 kB (CPU, 4 and 8 views of 252 and
 # 504 pixels), wider networks take more.
@@ -73,6 +70,7 @@ def predict(
     *,
     K: Tensor | None = None,
     photos: Tensor | None = None,
+    looks: int | None = None,
     backdrop: bool = True,
     frame: Literal["given", "network"] = "given",
     cameras_from: CamerasFrom = "decoder",
@@ -83,15 +81,17 @@ def predict(
     """Run `model` on images [V, 3, H, W] in [0, 1], H and W multiples of 14; nothing is computed that is not asked for.
 
     `cameras` [V] are known cameras, or None to have them predicted. Intrinsics `K` [V, 3, 3] without poses are used as
-    they are: as a known camera for one view, in place of the predicted ones for more. A network that has a `backdrop`
-    (`nano`; `splat.backdrop`) gives its Gaussians after all others, unless it is not wanted. `frame` "network" leaves
-    all in the network's own world and unit, cameras as it sees them. `cameras_from` "rays" takes predicted cameras from
-    the ray maps, with their principal points, in place of the camera decoder's; "matches" brings the decoder's to where
-    SIFT matches between the images meet (`geometry.match_cameras`) and runs the network once more, with these for
-    given; a note says how many views that placed. `photos` [V, 3, kH, kW] are the same images larger, to be matched in
-    their place: they show more keypoints, and where they are more exactly. `reference_view` is the published rule by
-    which the network chooses its world (`geometry.reference_view`), `export_layers` are blocks whose patch tokens are
-    wanted, `mode` is "float32" or "bfloat16" (default: `geometry.precision.default_precision`).
+    they are: as a known camera for one view, in place of the predicted ones for more. `looks` is how many times a
+    network that looks at its own pictures (`nano`; `splat.correction`) corrects its Gaussians by them: None is as often
+    as it was trained to, more is better and slower, each time by less. One that has a `backdrop` (`nano`;
+    `splat.backdrop`) gives its Gaussians after all others, unless it is not wanted. `frame` "network" leaves all in the
+    network's own world and unit, cameras as it sees them. `cameras_from` "rays" takes predicted cameras from the ray
+    maps, with their principal points, in place of the camera decoder's; "matches" brings the decoder's to where SIFT
+    matches between the images meet (`geometry.match_cameras`) and runs the network once more, with these for given; a
+    note says how many views that placed. `photos` [V, 3, kH, kW] are the same images larger, to be matched in their
+    place: they show more keypoints, and where they are more exactly. `reference_view` is the published rule by which
+    the network chooses its world (`geometry.reference_view`), `export_layers` are blocks whose patch tokens are wanted,
+    `mode` is "float32" or "bfloat16" (default: `geometry.precision.default_precision`).
 
     Where cameras are given to a network with a matching cue (`nano`), depth is brought to where its views agree
     (`geometry.consistency`), which its Gaussians are not. These have the mean exposure of the images
@@ -101,12 +101,13 @@ def predict(
     holds for one view, two, and cameras in a line. Runs where the model is. Raises ValueError for what does not fit or
     cannot be had from this network, MemoryError, with what to lower, when there is too little memory.
     """
-    _check(images, cameras, K, photos, outputs, frame, cameras_from)
+    check_asked(images, cameras, K, photos, outputs, frame, cameras_from)
+    check_looks(looks, model)
     device = next(model.parameters()).device
     images = images.to(device, torch.float32)
     size = tuple(images.shape[-2:])
     if cameras_from == "matches":
-        options = {"backdrop": backdrop, "frame": frame, "mode": mode}
+        options = {"looks": looks, "backdrop": backdrop, "frame": frame, "mode": mode}
         options |= {"reference_view": reference_view, "export_layers": export_layers}
         if cameras is None and len(images) > 1:
             return _with_matched_cameras(images, photos, K, model, outputs, options)
@@ -121,7 +122,7 @@ def predict(
                 return _monocular(images, cameras, K, model, outputs, export_layers)
             world = _World(cameras, model.da3.config if isinstance(model, NestedModel) else model.config, device)
             options = {"reference_view": reference_view, "export_layers": export_layers}
-            return _any_view(images, world, K, model, outputs, backdrop, frame, cameras_from, options)
+            return _any_view(images, world, K, model, outputs, looks, backdrop, frame, cameras_from, options)
     except RuntimeError as error:
         if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
             raise
@@ -196,7 +197,7 @@ class _World:
         return pose_scale(seen.centers, self.normalized.centers)[0].clamp(1 / 3, 3)
 
 
-def _any_view(images, world: _World, K, model, outputs, backdrop, frame, cameras_from, options) -> Prediction:
+def _any_view(images, world: _World, K, model, outputs, looks, backdrop, frame, cameras_from, options) -> Prediction:
     nested, network = isinstance(model, NestedModel), world.config
     anyview: GaussianModel = model.da3 if nested else model
     features = anyview.encode(images[None], world.normalized, **options)
@@ -215,7 +216,8 @@ def _any_view(images, world: _World, K, model, outputs, backdrop, frame, cameras
         geometry = replace(geometry, cameras=Cameras(geometry.cameras.w2c, K[None], features.size))
     wanted, gaussians, behind, factor = "gaussians" in outputs, None, 0, 1.0
     if wanted and network.gs is not None:
-        gaussians, factor = anyview.gaussians(features, geometry, backdrop), world.adapted(geometry.cameras)
+        gaussians = anyview.gaussians(features, geometry, backdrop, looks)
+        factor = world.adapted(geometry.cameras)
         behind = network.gs.backdrop if backdrop else 0
     notes, metres = [], None
     if nested:
@@ -321,49 +323,3 @@ def _uneven(exposure: Tensor) -> list[str]:
 
 def _plain_splats(name: str) -> str:
     return f"{name} has no Gaussian head: these are plain splats, one a pixel, made of its depth"
-
-
-def _check(
-    images: Tensor,
-    cameras: Cameras | None,
-    K: Tensor | None,
-    photos: Tensor | None,
-    outputs,
-    frame: str,
-    cameras_from: str,
-) -> None:
-    if images.ndim != 4 or images.shape[1] != 3 or len(images) == 0:
-        raise ValueError(f"images must be [V, 3, H, W] with one view or more, got {tuple(images.shape)}")
-    if not images.is_floating_point():
-        raise ValueError(f"images must be floating point in 0..1, got {images.dtype}")
-    low, high = (float(x) for x in images.aminmax())
-    # Resampled photos overshoot a little; NaN compares as neither.
-    if not (low >= -0.5 and high <= 1.5):
-        raise ValueError(f"images must be in 0..1 and finite, got values from {low:g} to {high:g}")
-    for name, value, known in (
-        *(("outputs", output, ("depth", "cameras", "gaussians")) for output in outputs),
-        ("frame", frame, ("given", "network")),
-        ("cameras_from", cameras_from, get_args(CamerasFrom)),
-    ):
-        if value not in known:
-            raise ValueError(f"{name} can be {', '.join(known)}, not {value!r}")
-    count, size = len(images), tuple(images.shape[-2:])
-    if photos is not None and (
-        photos.shape[:2] != images.shape[:2] or photos.shape[-2] * size[1] != photos.shape[-1] * size[0]
-    ):
-        raise ValueError(
-            f"photos must be the images {tuple(images.shape)}, larger by one factor, got {tuple(photos.shape)}"
-        )
-    if K is not None and cameras is not None:
-        raise ValueError("give cameras, which have intrinsics, or K alone; not both")
-    if K is not None and K.shape != (count, 3, 3):
-        raise ValueError(f"K must be {(count, 3, 3)} for {count} images, got {tuple(K.shape)}")
-    if cameras is not None and (cameras.shape != (count,) or tuple(cameras.size) != size):
-        raise ValueError(
-            f"cameras must be [{count}] of {size[0]}x{size[1]} (H x W) as the images are, "
-            f"got {list(cameras.shape)} of {cameras.size[0]}x{cameras.size[1]}"
-        )
-    if K is not None:
-        cameras = Cameras(torch.eye(4).expand(count, 4, 4), K, size)
-    if cameras is not None:
-        validate(cameras)

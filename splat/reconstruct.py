@@ -10,8 +10,9 @@ from torch import Tensor
 
 from geometry.cameras import Cameras
 from geometry.exposure import evened
+from splat.asked import Model
 from splat.gaussians import Gaussians
-from splat.predict import Model, predict
+from splat.predict import predict
 
 
 @dataclass(frozen=True)

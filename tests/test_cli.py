@@ -153,6 +153,19 @@ def test_reconstruct_refines_on_its_photos(photos, tmp_path, few_frames, capsys)
     assert "refine is a number of steps, 0 or more, got -1" in error_of(capsys)
 
 
+def test_reconstruct_looks_as_often_as_asked(photos, weights, tmp_path, few_frames, capsys):
+    arguments = ["reconstruct", str(photos), "--size", "56"]
+    made = []
+    for looks in ([], ["--looks", "1"], ["--looks", "3"]):
+        out = tmp_path / "-".join(["looks", *looks])
+        assert main([*arguments, "-o", str(out), *looks]) == 0
+        made.append(read_ply(out / "scene.ply"))
+    assert made[0].sh.equal(made[1].sh) and not torch.allclose(made[0].sh, made[2].sh, atol=1e-3)
+    capsys.readouterr()
+    assert main([*arguments, "-o", str(tmp_path / "no"), "--weights", str(weights), "--looks", "2"]) == 1
+    assert "does not look at its own pictures, so looks=2 cannot be asked of it" in error_of(capsys)
+
+
 def test_three_lines_of_python(photos, weights, tmp_path, few_frames):
     scene = raysplat.open_scene(photos)
     result = raysplat.reconstruct(scene, weights, size=56)

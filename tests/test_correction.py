@@ -12,6 +12,7 @@ from splat.correction import DETAIL, SEEN, STEPS, Correction, look_back, more_de
 from splat.gaussians import Gaussians
 from splat.metrics import psnr
 from splat.model import GaussianModel
+from splat.predict import predict
 from splat.render import back_project, render
 from splat.sh import C0
 from tests.test_refine import some_gaussians, walk
@@ -198,6 +199,34 @@ def test_the_model_corrects_what_its_head_made(scene):
     pictures = [render(g, cameras, near=0.1).color.movedim(-1, -3)[0] for g in stages]
     draft, once, twice = (psnr(picture, images[0]) for picture in pictures)
     assert draft + 0.1 < once and once + 0.01 < twice, (draft, once, twice)
+
+
+def test_more_looks_or_fewer_may_be_asked_for(scene):
+    images, cameras, *_ = scene
+    torch.manual_seed(0)
+    model = GaussianModel(NETWORK).eval()
+    with torch.no_grad():
+        features = model.encode(images, cameras)
+        geometry = model.decode(features)
+        stages = model.stages(features, geometry, 3)
+    assert len(stages) == 4
+    world = Cameras(cameras.w2c[0], cameras.K[0], cameras.size)
+    for looks, stage in ((0, 0), (1, 1), (None, 2), (3, 3)):
+        made = predict(images[0], world, model, looks=looks, frame="network", mode="float32").gaussians
+        torch.testing.assert_close(made.sh, stages[stage].sh[0], atol=1e-4, rtol=1e-3)
+        others = [i for i in range(4) if i != stage]
+        assert min((made.sh - stages[i].sh[0]).abs().max() for i in others) > 1e-3
+
+
+@pytest.mark.parametrize("looks", [0, 1])
+def test_a_network_that_takes_no_look_says_so(scene, looks):
+    with pytest.raises(ValueError, match=f"tiny does not look at its own pictures, so looks={looks} cannot be asked"):
+        predict(scene[0][0], None, GaussianModel(TINY), looks=looks)
+
+
+def test_a_number_of_looks_is_a_number(scene):
+    with pytest.raises(ValueError, match="looks must be 0 to 16, got -1"):
+        predict(scene[0][0], None, GaussianModel(NETWORK), looks=-1)
 
 
 def test_training_asks_for_good_pictures_before_each_look():

@@ -86,7 +86,7 @@ class Answer(GaussianModel):
         depth = torch.full((1, *features.images.shape[1:2], *SIZE), 5.0 * self.similarity[2])
         return Geometry(depth, depth + 1, None, None, self.seen)
 
-    def gaussians(self, features, geometry, backdrop=True):
+    def gaussians(self, features, geometry, backdrop=True, looks=None):
         answer = transform(self.local, *self.similarity)
         if self.config.gs.convention == "upstream":
             factor = pose_scale(geometry.cameras.centers, features.cameras.centers).clamp(1 / 3, 3)[0]

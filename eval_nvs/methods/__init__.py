@@ -15,7 +15,7 @@ from torch import Tensor
 
 from eval_nvs.protocol import Protocol
 from geometry.cameras import Cameras
-from splat.predict import CamerasFrom
+from splat.asked import CamerasFrom
 
 MODULES = {"ours": "ours", "nearest": "nearest", "gsplat": "per_scene", "ffgs": "feed_forward"}
 

@@ -40,6 +40,9 @@ class Options:
     """rule by which the network chooses the view it takes for the world, where no poses are given"""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """auto is bfloat16 on a GPU and on CPUs with instructions for it, else float32, which is exact and slower"""
+    looks: int | None = None
+    """how often nano corrects its Gaussians by its own pictures of the photos; default: once; 2 or 3 times are sharper,
+    of many photos above all, and each takes a sixth longer"""
     refine: int = 0
     """steps of optimisation on the photos after the network's one pass; 20 take seconds and make pictures sharper"""
     backdrop: bool = True
@@ -71,6 +74,7 @@ def run(options: Options) -> int:
         cameras_from=options.cameras_from,
         reference_view=options.reference_view,
         mode=None if options.precision == "auto" else options.precision,
+        looks=options.looks,
         refine=options.refine,
         backdrop=options.backdrop,
     )
