@@ -68,7 +68,7 @@ class Args:
     targets: int = 2  # target views of a window
     groups: int = 2  # windows per scene
     cameras_from: Literal["given"] | CamerasFrom = "given"  # poses of the inputs: the scene's, or found without them
-    looks: int | None = None  # at its own pictures, of a network that takes any; None: as often as it was trained to
+    looks: int | None = None  # at its own pictures, of a network that takes any; None: one for every four inputs begun
     refine: int = 0  # steps of splat.refine on the inputs after the forward pass
     seconds: float = 0  # time to fit Gaussians to the inputs of each window, from the scene's sparse points; 0: do not
     lpips_weights: Path | None = None  # AlexNet backbone of LPIPS (.npz or .safetensors); without it no LPIPS

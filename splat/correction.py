@@ -6,7 +6,7 @@ colour: one step of simultaneous iterative reconstruction (SIRT, Gilbert 1972), 
 back is filtered first, because the way there and the way back both blur. Its opacity and size take a step the way that
 brings the pictures nearer. A small network sees the same sums and the picture's own error, and corrects the rest. Error
 feedback for feed-forward splats is the idea of ReSplat (Xu et al., 2025). A second look, and a third, bring less, but
-more the more views there are (docs/nano.md); they are the same network again, so their number may be chosen.
+more the more views there are; they are the same network again, so `splat.predict` chooses their number.
 """
 
 from __future__ import annotations

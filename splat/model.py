@@ -121,7 +121,7 @@ class GaussianModel(Pretrained, GeometryNetwork):
     def stages(self, features: Features, geometry: Geometry, looks: int | None = None) -> list[Gaussians]:
         """What the Gaussian head makes, then what each look at its pictures makes of that; raises as `gaussians`.
 
-        `looks` is how many, where the network takes any (`splat.correction`); None is as many as it was trained with.
+        `looks` is how many, where the network takes any (`splat.correction`); None is as many as in training.
         """
         if self.gs_head is None:
             raise ValueError(

@@ -31,6 +31,9 @@ from splat.model import GaussianModel, MonocularModel, NestedModel
 # 504 pixels), wider networks take more.
 _BYTES_PER_PIXEL = 1500
 
+# A look takes back the less of what is missing the more views share it: so many call for one more (docs/nano.md).
+VIEWS_PER_LOOK = 4
+
 _SEEN = 0.05  # exposures that are less off their mean are not told of
 
 _ONE_PHOTO = "depth of one photo alone is a guess, and its unit the mean distance of what is seen"
@@ -83,15 +86,15 @@ def predict(
     `cameras` [V] are known cameras, or None to have them predicted. Intrinsics `K` [V, 3, 3] without poses are used as
     they are: as a known camera for one view, in place of the predicted ones for more. `looks` is how many times a
     network that looks at its own pictures (`nano`; `splat.correction`) corrects its Gaussians by them: None is as often
-    as it was trained to, more is better and slower, each time by less. One that has a `backdrop` (`nano`;
-    `splat.backdrop`) gives its Gaussians after all others, unless it is not wanted. `frame` "network" leaves all in the
-    network's own world and unit, cameras as it sees them. `cameras_from` "rays" takes predicted cameras from the ray
-    maps, with their principal points, in place of the camera decoder's; "matches" brings the decoder's to where SIFT
-    matches between the images meet (`geometry.match_cameras`) and runs the network once more, with these for given; a
-    note says how many views that placed. `photos` [V, 3, kH, kW] are the same images larger, to be matched in their
-    place: they show more keypoints, and where they are more exactly. `reference_view` is the published rule by which
-    the network chooses its world (`geometry.reference_view`), `export_layers` are blocks whose patch tokens are wanted,
-    `mode` is "float32" or "bfloat16" (default: `geometry.precision.default_precision`).
+    as in training for every four views begun, more is better and slower, each time by less. One that has a `backdrop`
+    (`nano`; `splat.backdrop`) gives its Gaussians after all others, unless it is not wanted. `frame` "network" leaves
+    all in the network's own world and unit, cameras as it sees them. `cameras_from` "rays" takes predicted cameras from
+    the ray maps, with their principal points, in place of the camera decoder's; "matches" brings the decoder's to where
+    SIFT matches between the images meet (`geometry.match_cameras`) and runs the network once more, with these for
+    given; a note says how many views that placed. `photos` [V, 3, kH, kW] are the same images larger, to be matched in
+    their place: they show more keypoints, and where they are more exactly. `reference_view` is the published rule by
+    which the network chooses its world (`geometry.reference_view`), `export_layers` are blocks whose patch tokens are
+    wanted, `mode` is "float32" or "bfloat16" (default: `geometry.precision.default_precision`).
 
     Where cameras are given to a network with a matching cue (`nano`), depth is brought to where its views agree
     (`geometry.consistency`), which its Gaussians are not. These have the mean exposure of the images
@@ -216,6 +219,7 @@ def _any_view(images, world: _World, K, model, outputs, looks, backdrop, frame, 
         geometry = replace(geometry, cameras=Cameras(geometry.cameras.w2c, K[None], features.size))
     wanted, gaussians, behind, factor = "gaussians" in outputs, None, 0, 1.0
     if wanted and network.gs is not None:
+        looks = network.gs.looks * -(-len(images) // VIEWS_PER_LOOK) if looks is None else looks
         gaussians = anyview.gaussians(features, geometry, backdrop, looks)
         factor = world.adapted(geometry.cameras)
         behind = network.gs.backdrop if backdrop else 0

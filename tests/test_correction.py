@@ -218,6 +218,18 @@ def test_more_looks_or_fewer_may_be_asked_for(scene):
         assert min((made.sh - stages[i].sh[0]).abs().max() for i in others) > 1e-3
 
 
+@pytest.mark.parametrize(("views", "looks"), [(4, 2), (5, 4)])
+def test_it_looks_once_more_for_every_four_views(views, looks):
+    batch = Planes().batch(0, Shape(1, views, 0, (28, 42)))
+    cameras, _ = into_network(NETWORK, batch, True)
+    torch.manual_seed(0)
+    model, world = GaussianModel(NETWORK).eval(), Cameras(cameras.w2c[0], cameras.K[0], cameras.size)
+    usual, asked, fewer = (
+        predict(batch.images[0], world, model, looks=n).gaussians.sh for n in (None, looks, looks - 1)
+    )
+    assert usual.equal(asked) and not torch.allclose(usual, fewer, atol=1e-3)
+
+
 @pytest.mark.parametrize("looks", [0, 1])
 def test_a_network_that_takes_no_look_says_so(scene, looks):
     with pytest.raises(ValueError, match=f"tiny does not look at its own pictures, so looks={looks} cannot be asked"):

@@ -41,7 +41,7 @@ class Options:
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """auto is bfloat16 on a GPU and on CPUs with instructions for it, else float32, which is exact and slower"""
     looks: int | None = None
-    """how often nano corrects its Gaussians by its own pictures (once); 2 or 3 are sharper, each a fifth slower"""
+    """how often nano corrects its Gaussians by its own pictures; default: once for every four views begun"""
     refine: int = 0
     """steps of optimisation on the photos after the network's one pass; 20 take seconds and make pictures sharper"""
     backdrop: bool = True
