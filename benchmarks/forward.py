@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import platform
 import statistics
-import sys
 import time
 from pathlib import Path
 
@@ -21,6 +19,7 @@ from tqdm import tqdm
 from geometry.precision import default_precision
 from geometry.scene import Scene, open_scene, views
 from geometry.view_selection import windows
+from machine import cpu_name
 from splat.model import GaussianModel
 from splat.predict import predict
 
@@ -41,15 +40,6 @@ def measure(scene: Scene, model: GaussianModel, count: int, size: int | tuple[in
     return statistics.median(times[1:])
 
 
-def processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, required=True, help="folder of scenes with poses")
@@ -57,23 +47,17 @@ def main() -> None:
     parser.add_argument("--context", type=int, default=4, help="inputs of a window")
     parser.add_argument("--sizes", nargs="+", default=["252", "252x252"], help="long side, or HEIGHTxWIDTH, cut out")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--each", action="store_true", help="print the seconds of each scene on stderr")
     options = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = GaussianModel.from_pretrained(options.weights).to(device)
     scenes = [open_scene(folder) for folder in sorted(options.root.iterdir()) if folder.is_dir()]
-    on = torch.cuda.get_device_name() if device.type == "cuda" else f"{processor()}, {torch.get_num_threads()} threads"
-    print(
-        "| when | on | what | windows | median, s | fastest | slowest | above 1 s |\n|---|---|---|---|---|---|---|---|"
-    )
+    on = torch.cuda.get_device_name() if device.type == "cuda" else f"{cpu_name()}, {torch.get_num_threads()} threads"
+    print("| when | on | what | windows | median, s | fastest | slowest | above 1 s |\n" + "|---" * 8 + "|")
     for text in options.sizes:
         sides = [int(side) for side in text.split("x")]
         size = sides[0] if len(sides) == 1 else tuple(sides)
-        seconds = []
-        for scene in tqdm(scenes, desc=text, unit="scene"):
-            seconds.append(measure(scene, model, options.context, size, options.repeats))
-            if options.each:
-                tqdm.write(f"{scene.name} {seconds[-1]:.2f}", file=sys.stderr)
+        bar = tqdm(scenes, desc=text, unit="scene")
+        seconds = [measure(scene, model, options.context, size, options.repeats) for scene in bar]
         what = f"{options.weights}, {options.context} inputs, {text} px, {default_precision(device)}"
         ends = f"{min(seconds):.2f} | {max(seconds):.2f} | {sum(s > 1 for s in seconds)}"
         now = datetime.datetime.now().strftime("%Y-%m-%d %H:%M")

@@ -8,11 +8,11 @@ opacity uniform in 0.05..1; a new view on the same arc renders them.
 import argparse
 import datetime
 import os
-import platform
 import statistics
 import time
 
 from geometry.compiled import let_threads_sleep
+from machine import cpu_name
 
 CASES = {  # name: (source views, source size, picture size)
     "65k @ 256x256": (1, (256, 256), (256, 256)),
@@ -111,15 +111,6 @@ def timed(call, options):
         once()
     times = [once() for _ in range(options.repeats)]
     return f"{min(times):.1f} / {statistics.median(times):.1f}"
-
-
-def cpu_name():
-    if os.path.exists("/proc/cpuinfo"):
-        with open("/proc/cpuinfo") as file:
-            names = [line.split(":")[1].strip() for line in file if line.startswith("model name")]
-        if names:
-            return names[0]
-    return platform.processor() or platform.machine()
 
 
 def gpu_name():

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import datetime
 import os
-import platform
 import subprocess
 import sys
 import time
@@ -23,6 +22,7 @@ import torch
 
 from geometry.cameras import resize
 from geometry.images import fit_size
+from machine import cpu_name
 from splat.camera_path import orbit
 from splat.gaussians import Gaussians
 from splat.ply import write_ply
@@ -70,15 +70,6 @@ def frames_a_second(exhibit: Exhibit, long_side: int, frames: int = 12) -> float
         frame = picture(exhibit, gaussians, path[i : i + 1], Look())
         cv2.imencode(".jpg", frame, [cv2.IMWRITE_JPEG_QUALITY, 75])
     return frames / (time.perf_counter() - began)
-
-
-def cpu_name() -> str:
-    if os.path.exists("/proc/cpuinfo"):
-        with open("/proc/cpuinfo") as file:
-            names = [line.split(":")[1].strip() for line in file if line.startswith("model name")]
-        if names:
-            return names[0]
-    return platform.processor() or platform.machine()
 
 
 def main() -> None:

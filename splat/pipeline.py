@@ -84,7 +84,7 @@ def reconstruct(
     if size < PATCH:
         raise ValueError(f"size {size} is too small; the network needs {PATCH} pixels or more")
     model = from_pretrained(weights)
-    check_looks(looks, model)
+    check_looks(looks, model)  # before poses are looked for
     notes: list[str] = []
     poses_given = scene.w2c is not None
     if cameras_from == "auto":
